@@ -1,0 +1,111 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import Progress, TaskID
+
+from lmzoo.progress import console, make_bar
+from lmzoo.summary import count
+
+_SECONDS_BETWEEN_DRAWINGS = 0.2
+
+
+class BudgetBar(Callback):
+    """A progress bar over the share of the budget that is spent, whatever it is that the budget counts.
+
+    Reads ``module.progress`` (0 to 1), ``module.last_loss`` (nats; None before the first step) and
+    ``module.ledger.tokens_per_second``, at most five times a second: any other step costs one look at
+    the clock. Validation and test have a bar of their own below it. Nothing is drawn where there is no
+    terminal, nor on ranks above zero. It stands in for Lightning's own bar, which
+    ``Trainer(enable_progress_bar=False)`` turns off.
+
+    Args:
+        description: what stands before the bar.
+    """
+
+    def __init__(self, description: str = "training") -> None:
+        self._description = description
+        self._bar: Progress | None = None
+        self._training: TaskID | None = None
+        self._measuring: TaskID | None = None
+        self._drawn = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and console.is_terminal:
+            self._bar = make_bar("{task.percentage:>3.0f} %", "{task.fields[figures]}", auto_refresh=False)
+            self._bar.start()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._training = self._bar.add_task(self._description, total=1.0, figures="")
+            self._show_training(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._bar is not None and self._is_due():
+            self._show_training(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._start_measuring("validation", sum(batches))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_measuring("test", sum(trainer.num_test_batches))
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._advance_measuring()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._advance_measuring()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_measuring()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_measuring()
+
+    def _show_training(self, module: Any) -> None:
+        if self._bar is not None and self._training is not None:
+            figures = f"{count(module.ledger.tokens_per_second)} tokens/s"
+            if module.last_loss is not None:
+                figures = f"loss {module.last_loss:.3f} · {figures}"
+            self._bar.update(self._training, completed=float(module.progress), figures=figures)
+            self._bar.refresh()
+
+    def _start_measuring(self, description: str, batches: float) -> None:
+        if self._bar is not None:
+            self._measuring = self._bar.add_task(description, total=batches, figures="")
+            self._bar.refresh()
+
+    def _advance_measuring(self) -> None:
+        if self._bar is not None and self._measuring is not None:
+            self._bar.advance(self._measuring)
+            if self._is_due():
+                self._bar.refresh()
+
+    def _end_measuring(self) -> None:
+        if self._bar is not None and self._measuring is not None:
+            self._bar.remove_task(self._measuring)
+            self._measuring = None
+            self._bar.refresh()
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS:
+            return False
+        self._drawn = now
+        return True
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._training = self._measuring = None

@@ -1,0 +1,252 @@
+"""What may be said together: every check that needs no file, no weight and no machine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lmzoo.data.config import VIEWS, DataConfig
+from lmzoo.errors import LmzooError, one_of
+from lmzoo.nn.config import SIZES, LstmConfig, ModelConfig, TransformerConfig
+from lmzoo.objectives.config import OBJECTIVES, MlmConfig, ObjectiveConfig
+from lmzoo.settings import BudgetConfig, HardwareConfig, ScheduleConfig
+from lmzoo.text.config import TokenizerConfig
+from lmzoo.types import Context
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "elmo": LstmConfig,
+    "gpt": TransformerConfig,
+    "bert": TransformerConfig,
+}
+"""The encoder of every family."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "size": tuple(SIZES),
+    "model.name": tuple(MODELS),
+    "model.head": ("dense", "plain"),
+    "model.norm_placement": ("pre", "post"),
+    "model.activation": ("geglu", "gelu", "relu"),
+    "objective.name": tuple(OBJECTIVES),
+    "data.name": ("stdlib", "text"),
+    "data.sentences": ("split", "lines"),
+    "data.view": VIEWS,
+    "tokenizer.name": ("bpe", "wordpiece"),
+    "optimizer.name": ("adamw",),
+    "schedule.name": ("linear", "cosine", "inverse_sqrt", "constant", "wsd"),
+    "hardware.accelerator": ("auto", "cpu", "gpu"),
+    "hardware.strategy": ("auto", "ddp"),
+    "hardware.precision": ("auto", "fp32", "bf16", "fp16"),
+    "logger.name": ("wandb", "tensorboard", "csv", "none"),
+    "logger.mode": ("auto", "online", "offline", "disabled"),
+    "context": tuple(context.value for context in Context),
+}
+
+INTERVALS: dict[str, str] = {
+    "seed": "[0, inf)",
+    "batch_size": "[1, inf)",
+    "seq_len": "[8, inf)",
+    "model.num_layers": "[1, inf)",
+    "model.hidden_size": "[1, inf)",
+    "model.num_heads": "[1, inf)",
+    "model.ffn_size": "[1, inf)",
+    "model.cell_size": "[1, inf)",
+    "model.cell_clip": "(0, inf)",
+    "model.projection_clip": "(0, inf)",
+    "model.rotary_base": "(1, inf)",
+    "model.dropout": "[0, 1)",
+    "model.norm_eps": "(0, 1)",
+    "model.initializer_range": "(0, inf)",
+    "model.num_segments": "[0, inf)",
+    "model.max_positions": "[0, inf)",
+    "objective.mask_rate": "(0, 1)",
+    "objective.mask_share": "[0, 1]",
+    "objective.random_share": "[0, 1]",
+    "objective.keep_share": "[0, 1]",
+    "data.valid_fraction": "(0, 1)",
+    "data.short_pairs": "[0, 1]",
+    "tokenizer.vocab_size": "[6, inf)",
+    "tokenizer.sample_megabytes": "[1, inf)",
+    "optimizer.lr": "(0, inf)",
+    "optimizer.beta1": "[0, 1)",
+    "optimizer.beta2": "[0, 1)",
+    "optimizer.eps": "(0, 1)",
+    "optimizer.weight_decay": "[0, inf)",
+    "optimizer.gradient_clip": "[0, inf)",
+    "schedule.warmup": "[0, 1]",
+    "schedule.final": "[0, 1]",
+    "schedule.decay": "[0, 1]",
+    "budget.steps": "[1, inf)",
+    "budget.tokens": "(0, inf)",
+    "budget.epochs": "(0, inf)",
+    "budget.minutes": "(0, inf)",
+    "budget.flops": "(0, inf)",
+    "budget.predicted_tokens": "(0, inf)",
+    "hardware.nodes": "[1, inf)",
+    "hardware.micro_batch": "[1, inf)",
+    "hardware.workers": "[0, inf)",
+    "logger.every_steps": "[1, inf)",
+    "logger.timeout_seconds": "[0, inf)",
+    "checkpoint.every_steps": "[1, inf)",
+    "valid.every_steps": "[1, inf)",
+    "valid.sequences": "[1, inf)",
+}
+"""Where every number lies, in the usual notation; an open value (null) is not looked at."""
+
+
+def _values(config: object, table: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, value, rule) of the keys of ``table`` that this config has and that are not open."""
+    found = []
+    for key, rule in table.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part, None)
+        if value is not None:
+            found.append((key, value, rule))
+    return found
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value > low or (interval[0] == "[" and value == low)
+    below = value < high or (interval[-1] == "]" and value == high)
+    return above and below
+
+
+def check_values(config: object) -> None:
+    """Check every choice and every number of a whole training config on its own.
+
+    Raises:
+        LmzooError: naming the key, its value and what would do.
+    """
+    for key, value, choices in _values(config, CHOICES):
+        one_of(key, value, choices)
+    for key, value, interval in _values(config, INTERVALS):
+        if not _inside(value, interval):
+            raise LmzooError(f"{key}={value} is out of range: give a number in {interval}")
+
+
+def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | None) -> Context:
+    """The context of a run: ``given``, or the first of the objective's that the encoder can give.
+
+    Raises:
+        LmzooError: where the pair is impossible, naming both sides and the choices that would work.
+    """
+    shared = [context for context in objective.contexts if context in model.contexts]
+    if not shared:
+        needs = " or ".join(context.value for context in objective.contexts)
+        gives = ", ".join(context.value for context in model.contexts) or "none"
+        objectives = [name for name, other in OBJECTIVES.items() if set(other.contexts) & set(model.contexts)]
+        models = [name for name, other in MODELS.items() if set(other.contexts) & set(objective.contexts)]
+        raise LmzooError(
+            f"objective={objective.name} needs the context {needs}, and model={model.name} gives {gives}; "
+            f"with this model choose objective={'|'.join(objectives)}, "
+            f"with this objective model={'|'.join(models)}"
+        )
+    if given is None:
+        return shared[0]
+    if Context(given) not in shared:
+        raise LmzooError(
+            f"context={given} does not go with model={model.name} objective={objective.name}; "
+            f"choose one of: {', '.join(context.value for context in shared)}"
+        )
+    return Context(given)
+
+
+def check_view(objective: ObjectiveConfig, view: str) -> None:
+    """Raises LmzooError where the objective does not take this view of the corpus."""
+    if view not in objective.views:
+        takers = [name for name, other in OBJECTIVES.items() if view in other.views]
+        raise LmzooError(
+            f"objective={objective.name} does not take data.view={view}; "
+            f"choose data.view={'|'.join(objective.views)}, or objective={'|'.join(takers)}"
+        )
+
+
+def check_model(model: ModelConfig, seq_len: int) -> None:
+    """Check a model whose open values are filled. Raises LmzooError."""
+    if not isinstance(model, MODELS[model.name]):
+        raise LmzooError(f"model.name={model.name} belongs to another choice: give model={model.name}")
+    one_of("model.positions", model.positions, model.position_choices)
+    if model.positions == "learned" and (model.max_positions or 0) < seq_len:
+        raise LmzooError(
+            f"model.max_positions={model.max_positions} is less than seq_len={seq_len}; "
+            "leave it out, or raise it"
+        )
+    if model.positions == "sinusoidal" and (model.hidden_size or 0) % 2:
+        raise LmzooError(
+            f"model.positions=sinusoidal needs an even model.hidden_size, and it is {model.hidden_size}"
+        )
+    if isinstance(model, TransformerConfig):
+        _check_heads(model)
+
+
+def _check_heads(model: TransformerConfig) -> None:
+    hidden_size, num_heads = model.hidden_size or 0, model.num_heads or 1
+    if hidden_size % num_heads:
+        fitting = [heads for heads in range(1, hidden_size + 1) if hidden_size % heads == 0]
+        near = sorted(sorted(fitting, key=lambda heads: abs(heads - num_heads))[:3])
+        raise LmzooError(
+            f"model.hidden_size={hidden_size} cannot be divided among model.num_heads={num_heads}; "
+            f"try model.num_heads={'|'.join(map(str, near))}"
+        )
+    if model.positions == "rotary" and (hidden_size // num_heads) % 2:
+        raise LmzooError(
+            f"model.positions=rotary needs heads of an even size, and model.hidden_size={hidden_size} over "
+            f"model.num_heads={num_heads} gives {hidden_size // num_heads}; change one of the two"
+        )
+
+
+def check_objective(objective: ObjectiveConfig) -> None:
+    """Raises LmzooError where the three shares of the masked positions do not sum to 1."""
+    if type(objective) is not OBJECTIVES[objective.name]:
+        raise LmzooError(
+            f"objective.name={objective.name} belongs to another choice: give objective={objective.name}"
+        )
+    if isinstance(objective, MlmConfig):
+        total = objective.mask_share + objective.random_share + objective.keep_share
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise LmzooError(
+                f"objective.mask_share={objective.mask_share}, random_share={objective.random_share} and "
+                f"keep_share={objective.keep_share} sum to {total:g}; give shares that sum to 1"
+            )
+
+
+def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Check which texts are named, not whether they exist. Raises LmzooError."""
+    if data.name == "stdlib":
+        for part in ("train", "valid", "test"):
+            if getattr(data, part) is not None:
+                raise LmzooError(f"data=stdlib brings its own text: data.{part}= goes with data=text")
+    elif data.train is None:
+        raise LmzooError("data=text needs data.train=: a path, a list of paths or a glob")
+    if tokenizer.lowercase and tokenizer.name == "bpe":
+        raise LmzooError(
+            "tokenizer.lowercase=true does not go with tokenizer=bpe; choose tokenizer=wordpiece"
+        )
+
+
+def check_budget(budget: BudgetConfig) -> None:
+    """Raises LmzooError where more than one budget is given, naming them."""
+    given = [f"budget.{name}={value:g}" for name, value in vars(budget).items() if value is not None]
+    if len(given) > 1:
+        raise LmzooError(f"one budget at a time: {' and '.join(given)} are given; leave all but one out")
+
+
+def check_schedule(schedule: ScheduleConfig) -> None:
+    """Raises LmzooError where warm-up and decay together are longer than the budget."""
+    if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:
+        raise LmzooError(
+            f"schedule.warmup={schedule.warmup} and schedule.decay={schedule.decay} sum to more than "
+            "the whole budget; give shares that sum to 1 or less"
+        )
+
+
+def check_hardware(hardware: HardwareConfig) -> None:
+    """Check what needs no look at the machine. Raises LmzooError."""
+    devices = hardware.devices
+    if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
+        raise LmzooError(f"hardware.devices={devices} is not known: give a whole number from 1, or auto")
+    if hardware.precision == "fp16" and hardware.accelerator == "cpu":
+        raise LmzooError(
+            "hardware.precision=fp16 needs a GPU; on hardware.accelerator=cpu choose bf16 or fp32"
+        )

@@ -1,0 +1,253 @@
+"""One training run as plain values: composed by Hydra, filled, checked, written and read back.
+
+Importing this file costs neither torch nor Hydra: both come late, so that a refusal is quick.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmzoo import checks
+from lmzoo.data.config import DataConfig
+from lmzoo.errors import LmzooError, one_of
+from lmzoo.nn.config import SIZES, LstmConfig, ModelConfig, Size, TransformerConfig
+from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig
+from lmzoo.settings import (
+    BudgetConfig,
+    CheckpointConfig,
+    HardwareConfig,
+    LoggerConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    ValidConfig,
+)
+from lmzoo.text.config import TokenizerConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+DEFAULT_TOKENS = 3_500_000
+"""The budget of a run to which none is given."""
+
+
+@dataclass
+class TrainConfig:
+    """Everything that makes a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    valid: ValidConfig = field(default_factory=ValidConfig)
+    size: str = "tiny"
+    """`tiny`, `mini`, `small`, `base` or `large`: fills what the model leaves open."""
+    batch_size: int = 16
+    """Sequences a step, over all devices and micro-batches together."""
+    seq_len: int = 128
+    """Tokens a sequence."""
+    seed: int = 1
+    cache_dir: str | None = None
+    """Where prepared corpora lie; without it `LMZOO_CACHE`, or the platform's cache folder."""
+    init_from: str | None = None
+    """A run folder whose weights to start from."""
+    resume: str | None = None
+    """A run folder to go on in; the config comes from there."""
+    context: str | None = None
+    """`past`, `full` or `apart`; derived: the first that the objective accepts and the model gives."""
+
+
+def config_folder() -> Path:
+    """The folder of the YAML groups: inside the package where it was installed, else the repository's."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types, so that it refuses a misspelt key or a wrong type from wherever it comes."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    schemas = {"train": TrainConfig, "transformer": TransformerConfig, "lstm": LstmConfig} | OBJECTIVES
+    for name, schema in schemas.items():
+        # The run's own schema goes to the root; the others to where a group's YAML calls them.
+        store.store(name, schema, group="schema", package="_global_" if name == "train" else None)
+
+
+def from_hydra(cfg: DictConfig) -> TrainConfig:
+    """The dataclasses of a composed config.
+
+    Raises:
+        LmzooError: for a key that was forced in with ``+`` and that no dataclass has.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lmzoo.refusals import explain
+
+    try:
+        config: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise LmzooError(explain(error)) from error
+    _refuse_extra_keys(config, "")
+    return config
+
+
+def _refuse_extra_keys(node: Any, prefix: str) -> None:
+    from lmzoo.refusals import unknown_key
+
+    known = {entry.name for entry in fields(node)}
+    for name, value in vars(node).items():
+        if name not in known:
+            raise LmzooError(unknown_key(prefix + name, type(node)))
+        if is_dataclass(value):
+            _refuse_extra_keys(value, f"{prefix}{name}.")
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill everything that is open or derived, and check that it goes together; the argument stays.
+
+    Raises:
+        LmzooError: one line naming what does not go together and what would.
+    """
+    config = copy.deepcopy(config)
+    if config.resume is not None:
+        raise LmzooError("resume= is given on the command line, alone or with hardware and logger settings")
+    checks.check_values(config)
+    model, objective, data = config.model, config.objective, config.data
+    context = checks.choose_context(model, objective, config.context)
+    config.context = context.value
+    if data.view is None:
+        data.view = objective.views[0]
+    checks.check_view(objective, data.view)
+    _fill_model(model, SIZES[config.size], config.seq_len, data.view)
+    checks.check_model(model, config.seq_len)
+    checks.check_objective(objective)
+    checks.check_data(data, config.tokenizer)
+    checks.check_budget(config.budget)
+    if all(value is None for value in vars(config.budget).values()):
+        config.budget.tokens = float(DEFAULT_TOKENS)
+    checks.check_schedule(config.schedule)
+    checks.check_hardware(config.hardware)
+    _make_paths_absolute(config)
+    return config
+
+
+def _fill_model(model: ModelConfig, size: Size, seq_len: int, view: str) -> None:
+    filling: dict[str, int] = {
+        "hidden_size": size.hidden_size,
+        "num_segments": 2 if view == "pairs" else 0,
+        "max_positions": seq_len if model.positions == "learned" else 0,
+    }
+    if isinstance(model, TransformerConfig):
+        filling |= {"num_layers": size.num_layers, "num_heads": size.num_heads, "ffn_size": size.ffn_size}
+    else:
+        filling |= {"num_layers": size.lstm_layers, "cell_size": size.cell_size}
+    for name, value in filling.items():
+        if getattr(model, name) is None:
+            setattr(model, name, value)
+
+
+def _make_paths_absolute(config: TrainConfig) -> None:
+    """A run may be resumed from any working folder, so its config must not rest on this one."""
+    for owner, name in (
+        (config.data, "train"),
+        (config.data, "valid"),
+        (config.data, "test"),
+        (config.tokenizer, "file"),
+        (config, "cache_dir"),
+        (config, "init_from"),
+    ):
+        given = getattr(owner, name)
+        if isinstance(given, str):
+            setattr(owner, name, _absolute(given))
+        elif isinstance(given, list):
+            setattr(owner, name, [_absolute(str(path)) for path in given])
+
+
+def _absolute(path: str) -> str:
+    return str(Path.cwd() / Path(path).expanduser())
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain containers, as they stand in `config.yaml` and in checkpoints."""
+    return asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The config that ``to_dict`` gave.
+
+    Raises:
+        LmzooError: for a key that this version of lmzoo does not have, or a value of another type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lmzoo.refusals import explain
+
+    try:
+        names = values["model"]["name"], values["objective"]["name"]
+    except (KeyError, TypeError):
+        raise LmzooError("not the config of a run: it names no model and no objective") from None
+    one_of("model.name", names[0], checks.MODELS)
+    one_of("objective.name", names[1], OBJECTIVES)
+    typed = TrainConfig(model=checks.MODELS[names[0]](), objective=OBJECTIVES[names[1]]())
+    try:
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), values))
+    except OmegaConfBaseException as error:
+        raise LmzooError(explain(error)) from error
+    return config
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write ``config`` as YAML to a new file.
+
+    Raises:
+        FileExistsError: where there is a file already, which is left as it is.
+    """
+    import yaml
+
+    with path.open("x", encoding="utf-8") as file:
+        yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a run's `config.yaml`. Raises LmzooError naming the file and what is wrong with it."""
+    import yaml
+
+    try:
+        return from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise LmzooError(f"{path} does not exist: is its folder a run?") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LmzooError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except LmzooError as error:
+        raise LmzooError(f"{path}: {error} (written by another version of lmzoo, or by hand?)") from error
+
+
+def compose(overrides: list[str]) -> TrainConfig:
+    """The resolved config that ``overrides`` make, without a run: ``compose(["model=gpt", "seed=2"])``.
+
+    Raises:
+        LmzooError: where the command line would be refused.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from lmzoo.refusals import composition_errors, explain
+
+    register_schemas()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="lmzoo"):
+            cfg = hydra_compose("train", overrides)
+    except composition_errors() as error:
+        raise LmzooError(explain(error)) from error
+    return resolve(from_hydra(cfg))

@@ -1,0 +1,163 @@
+"""`--help`: the groups with their choices, the keys with their types and defaults, and what to type.
+
+Read from the YAML files and from the dataclasses and their docstrings, so that it cannot fall behind.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lmzoo.checks import MODELS
+from lmzoo.config import DEFAULT_TOKENS, TrainConfig, config_folder
+from lmzoo.objectives.config import OBJECTIVES
+
+WIDTH = 100
+
+EXAMPLES = {
+    "train": """\
+  python -m lmzoo.train                                          BERT's masked LM, in two minutes
+  python -m lmzoo.train model=gpt data=text 'data.train=books/*.txt' budget.epochs=3
+  python -m lmzoo.train model=bert objective=mlm_nsp data.view=pairs optimizer.lr=1e-3
+  python -m lmzoo.train -m model=elmo,gpt,bert seed=1,2,3        the whole comparison
+  python -m lmzoo.train resume=outputs/DATE/TIME                 go on with a run, in its folder""",
+    "prepare": """\
+  python -m lmzoo.prepare                                        the embedded corpus and its tokenizer
+  python -m lmzoo.prepare data=text 'data.train=books/*.txt.gz' tokenizer.vocab_size=16384
+  python -m lmzoo.prepare tokenizer=wordpiece tokenizer.lowercase=true""",
+}
+
+ABOUT = {
+    "train": "Train ELMo, GPT or BERT over the same embedding, encoder and data, under one budget.",
+    "prepare": "Read a corpus, train a tokenizer and store the tokens, as a run with these arguments would.",
+}
+
+SECTIONS = {"prepare": ("data", "tokenizer", "cache_dir")}
+"""What of a run's config a command looks at; without an entry, everything."""
+
+
+def help_text(command: str) -> str:
+    """The help of `python -m lmzoo.COMMAND`."""
+    only = SECTIONS.get(command)
+    flags = "[-m] " if command == "train" else ""
+    parts = [
+        f"usage: python -m lmzoo.{command} {flags}[GROUP=CHOICE ...] [KEY=VALUE ...]",
+        ABOUT[command],
+        f"Examples\n{EXAMPLES[command]}",
+        f"Groups\n{_groups(only)}",
+        f"Keys (open: not set, and filled by size= or derived where the text says so)\n{_keys(only)}",
+    ]
+    if command == "train":
+        parts.append(
+            "A run writes to outputs/DATE/TIME; hydra.run.dir=DIR for another folder.\n"
+            "-m (--multirun) runs every combination of the values given with commas, one after another,\n"
+            "in multirun/DATE/TIME/N; a job that fails ends only itself.\n"
+            "--config-dir DIR adds choices of your own, e.g. DIR/experiment/NAME.yaml for experiment=NAME.\n"
+            "--cfg job prints the composed config and stops."
+        )
+    return "\n\n".join(parts)
+
+
+def _groups(only: tuple[str, ...] | None) -> str:
+    defaults = _default_choices()
+    lines = []
+    for group in sorted(path.name for path in config_folder().iterdir() if path.is_dir()):
+        if only is not None and group not in only:
+            continue
+        default = defaults.get(group)
+        title = f"{group}="
+        lines.append(f"  {title:<13}{f'default {default}' if default else _NO_DEFAULT.get(group, '')}")
+        for file in sorted((config_folder() / group).glob("*.yaml")):
+            lines.append(_entry(f"    {file.stem}", _first_comment(file), indent=20))
+    return "\n".join(lines)
+
+
+_NO_DEFAULT = {"objective": "default: the model's own", "experiment": "default: none"}
+
+
+def _default_choices() -> dict[str, str]:
+    import yaml
+
+    entries = yaml.safe_load((config_folder() / "train.yaml").read_text(encoding="utf-8"))["defaults"]
+    return {k: v for entry in entries if isinstance(entry, dict) for k, v in entry.items() if v}
+
+
+def _first_comment(file: Path) -> str:
+    comments = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+    return next((comment for comment in comments if not comment.startswith("@package")), "")
+
+
+def _keys(only: tuple[str, ...] | None) -> str:
+    lines = []
+    sections = []
+    for entry in fields(TrainConfig):
+        if only is not None and entry.name not in only:
+            continue
+        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+        if is_dataclass(default):
+            sections.append((entry.name, _variants(entry.name, type(default))))
+        else:
+            lines.append(_key(entry.name, entry, _docs(TrainConfig).get(entry.name, "")))
+    for name, variants in sections:
+        lines += ["", *_section(name, variants)]
+    return "\n".join(lines)
+
+
+def _variants(section: str, default: type) -> dict[str, type]:
+    """The dataclasses that a section may be, by the names of the choices that bring them."""
+    by_section: dict[str, dict[str, Any]] = {"model": MODELS, "objective": OBJECTIVES}
+    return by_section.get(section, {"": default})
+
+
+def _section(section: str, variants: dict[str, type]) -> list[str]:
+    """A key is listed once, with the choices that have it where not all do."""
+    having: dict[str, dict[str, Field[Any]]] = {}
+    for choice, cls in variants.items():
+        for entry in fields(cls):
+            having.setdefault(entry.name, {})[choice] = entry
+    having.pop("name", None)  # said by GROUP=CHOICE
+    lines = []
+    if section == "budget":
+        lines.append(_entry("  budget", f"exactly one; without one, tokens={DEFAULT_TOKENS}", indent=32))
+    for key, entries in having.items():
+        choice, entry = next(iter(entries.items()))
+        text = _docs(variants[choice]).get(key, "")
+        if len(entries) < len(variants):
+            text = f"({', '.join(entries)}) {text}"
+        defaults = sorted({_default(entry) for entry in entries.values()})
+        lines.append(_key(f"{section}.{key}", entry, text, " or ".join(defaults)))
+    return lines
+
+
+def _default(entry: Field[Any]) -> str:
+    value = entry.default
+    return "open" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _key(key: str, entry: Field[Any], text: str, default: str | None = None) -> str:
+    kind = str(entry.type).removesuffix(" | None").replace("Any", "str or list")
+    return _entry(f"  {key}", f"{kind} = {default or _default(entry)}. {text}".strip(), indent=32)
+
+
+def _entry(left: str, right: str, indent: int) -> str:
+    wrapped = textwrap.wrap(right, WIDTH - indent) or [""]
+    first = f"{left:<{indent - 1}} {wrapped[0]}".rstrip()
+    return "\n".join([first, *(" " * indent + line for line in wrapped[1:])])
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """The docstring below each key, of the class and of those it is made from; backticks left out."""
+    found: dict[str, str] = {}
+    for base in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, below in zip(body.body, body.body[1:], strict=False):
+            if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+                continue
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found[statement.target.id] = " ".join(str(below.value.value).split()).replace("`", "")
+    return found

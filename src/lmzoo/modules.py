@@ -1,0 +1,349 @@
+"""The LightningModules: call the backbone, call the objective, optimise, log. No mathematics.
+
+Three families over one base; each takes any legal objective, and any of their encoders can stand in
+another's seat. One Lightning batch is one optimizer step: the base splits it into micro-batches
+itself, because the losses are divided by the counts of the whole global batch, which must be known
+before the first backward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+import torch.distributed
+from torch import Tensor
+
+from lmzoo import rng
+from lmzoo.backbone import Backbone, build_backbone
+from lmzoo.errors import LmzooError
+from lmzoo.ledger import Ledger
+from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig, complete
+from lmzoo.objectives.base import Objective, Score, Scores, Task
+from lmzoo.objectives.build import build_objective
+from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig, common_context
+from lmzoo.optim import build_optimizer, learning_rate_factor
+from lmzoo.settings import BudgetConfig, OptimizerConfig, ScheduleConfig
+from lmzoo.types import Batch, LossTerm, SpecialTokens
+
+VALIDATION_KEY = rng.key("validation")
+"""Never the run's seed: every run predicts the same positions."""
+
+
+class LanguageModelModule(L.LightningModule):
+    """Owns the steps: micro-batches, global counts, the optimizer, the ledger, validation's sums.
+
+    Logged every ``log_every`` steps: ``train/loss`` and its parts in nats a prediction,
+    ``train/lr``, ``train/gradient_norm``, ``train/tokens_per_second``; and after each validation,
+    ``valid/…`` (or ``test/…``) with the objective's own figures.
+
+    Raises (from ``fit``):
+        LmzooError: a loss or gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        *,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+        budget: BudgetConfig | None = None,
+        seed: int = 1,
+        micro_batch: int | None = None,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone = backbone
+        self.objective = objective
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.schedule_config = schedule or ScheduleConfig()
+        self.budget = budget or BudgetConfig(steps=1000)
+        self.seed = seed
+        self.micro_batch = micro_batch
+        self.log_every = log_every
+        self.ledger = Ledger()
+        self.last_loss: float | None = None
+        self.gradient_norm: float = 0.0
+        self.metrics: dict[str, float | None] = {}
+        """Figures of the latest validation."""
+        self._scores = Scores()
+        self._mark = time.perf_counter()
+
+    # -- training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self, self.optimizer_config)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        return min(self.ledger.spent(self.budget), 1.0)
+
+    def prepare(self, batch: Batch) -> Task:
+        """What is fed and asked in training; see ``Objective.prepare``."""
+        return self.objective.prepare(batch, rng.key(self.seed, "corrupt"), training=True)
+
+    def terms(self, task: Task) -> dict[str, LossTerm]:
+        """The loss of a task, part by part, with gradients."""
+        return self.objective.loss(self.backbone(task.batch), task)
+
+    def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        """Corrupt, encode, predict: what a parallel strategy wraps."""
+        return self.terms(self.prepare(batch))
+
+    def on_train_start(self) -> None:
+        self.ledger.rows_an_epoch = self._rows_an_epoch()
+        self._mark = time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        rng.seed_dropout(self.seed, self.ledger.steps, self.global_rank)
+        rows = self.micro_batch or len(batch)
+        tasks = [self.prepare(part) for part in batch.split(rows)]
+        counts = self._global_counts(batch, tasks)
+        before = self.progress
+        self._account(batch, counts)
+        optimizer = self.optimizers()
+        # the middle of the step's share of the budget: neither the first step nor the last is void
+        factor = learning_rate_factor(self.schedule_config, (before + self.progress) / 2)
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = self.optimizer_config.lr * factor
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        sums = dict.fromkeys(self.objective.weights, 0.0)
+        for number, task in enumerate(tasks):
+            last = number == len(tasks) - 1
+            with contextlib.nullcontext() if last else self._no_sync():
+                terms = self.terms(task)
+                self.manual_backward(self._divided(terms, counts))
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.total.detach()
+        self.last_parts = {name: total / max(counts[name], 1) for name, total in sums.items()}
+        optimizer.step()  # type: ignore[union-attr]
+        self._after_step(factor)
+
+    def _divided(self, terms: dict[str, LossTerm], counts: dict[str, float]) -> Tensor:
+        """The loss to differentiate: sums over the global counts, and against the ranks' averaging."""
+        parts = [
+            self.objective.weights[name] * term.total / max(counts[name], 1) for name, term in terms.items()
+        ]
+        return torch.stack(parts).sum() * self.trainer.world_size
+
+    def _global_counts(self, batch: Batch, tasks: list[Task]) -> dict[str, float]:
+        """Predictions of each part, tokens and seconds, over all micro-batches and ranks."""
+        counts: dict[str, float] = dict.fromkeys(self.objective.weights, 0)
+        for task in tasks:
+            for name, count in task.counts().items():
+                counts[name] += count
+        now = time.perf_counter()
+        counts["tokens"] = int(batch.num_tokens())
+        counts["seconds"] = (now - self._mark) / self.trainer.world_size
+        self._mark = now
+        if self.trainer.world_size > 1:
+            packed = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
+            torch.distributed.all_reduce(packed)
+            counts = dict(zip(counts, packed.tolist(), strict=True))
+        return counts
+
+    def _account(self, batch: Batch, counts: dict[str, float]) -> None:
+        rows = len(batch) * self.trainer.world_size
+        length = batch.tokens.shape[1]
+        ledger = self.ledger
+        ledger.steps += 1
+        ledger.samples += rows
+        ledger.tokens_seen += int(counts["tokens"])
+        ledger.predicted_tokens += int(sum(counts[name] for name in self.objective.token_parts))
+        ledger.seconds += counts["seconds"]
+        forward = rows * length * self.backbone.flops_per_token(length)
+        named = {name: int(counts[name]) for name in self.objective.weights}
+        ledger.flops += 3 * (forward + self.objective.flops(named, rows))
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
+        wrapped = self.trainer.strategy.model
+        if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+            return wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip; by now Lightning has taken a loss scale off the gradients."""
+        limit = self.optimizer_config.gradient_clip or float("inf")
+        self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
+        loss = sum(self.objective.weights[name] * float(value) for name, value in self.last_parts.items())
+        scaled = self.trainer.precision_plugin.precision == "16-mixed"  # its scaler skips such a step
+        finite = torch.isfinite(torch.tensor(loss if scaled else loss + self.gradient_norm))
+        if not finite:
+            raise LmzooError(
+                f"step {self.ledger.steps}: the loss is {loss:.4g} and the gradient's norm {self.gradient_norm:.4g}, "
+                "which is not finite; the weights were left as they were before it. "
+                "Lower optimizer.lr, lengthen schedule.warmup, or set hardware.precision=fp32"
+            )
+        self.last_loss = loss
+
+    def _after_step(self, factor: float) -> None:
+        if self.progress >= 1:
+            self.trainer.should_stop = True
+        if self.ledger.steps % self.log_every and not self.trainer.should_stop:
+            return
+        figures = {f"train/{name}_loss": float(value) for name, value in self.last_parts.items()}
+        figures |= {
+            "train/loss": self.last_loss or 0.0,
+            "train/lr": self.optimizer_config.lr * factor,
+            "train/gradient_norm": self.gradient_norm,
+            "train/tokens_per_second": self.ledger.tokens_per_second,
+            "train/tokens_seen": self.ledger.tokens_seen,
+        }
+        for logger in self.loggers:
+            logger.log_metrics(figures, step=self.ledger.steps)
+
+    def _rows_an_epoch(self) -> int:
+        view = getattr(getattr(self.trainer, "datamodule", None), "train_view", None)
+        return len(view) if view is not None else 0
+
+    # -- validation and test
+
+    def _start_scores(self) -> None:
+        self._scores = Scores({name: Score() for name in self.objective.weights})
+
+    def _score(self, batch: Batch) -> None:
+        task = self.objective.prepare(batch, VALIDATION_KEY, training=False)
+        terms = self.objective.scores(self.backbone(task.batch), task)
+        for name, term in terms.items():
+            part = self._scores.parts[name]
+            part.nats += float(term.total)
+            part.count += float(term.count)
+            part.correct += float(term.correct) if term.correct is not None else 0.0
+        for name, value in self.objective.tallies(task).items():
+            self._scores.tallies[name] = self._scores.tallies.get(name, 0.0) + float(value)
+
+    def _finish_scores(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, self._scores)
+            self._scores = _summed(gathered)
+        self.metrics = self.objective.metrics(self._scores)
+        known = {f"{stage}/{name}": value for name, value in self.metrics.items() if value is not None}
+        for logger in self.loggers:
+            logger.log_metrics(known, step=self.ledger.steps)
+        if known:
+            self.log(f"{stage}/loss", known[f"{stage}/loss"], logger=False, rank_zero_only=True)
+        self._mark = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_scores()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_scores("valid")
+
+    def on_test_epoch_start(self) -> None:
+        self._start_scores()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_scores("test")
+
+    # -- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ledger"] = self.ledger.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ledger.load_state_dict(checkpoint["ledger"])
+
+
+def _summed(several: list[Scores]) -> Scores:
+    """The ranks' sums, added up."""
+    whole = Scores()
+    for scores in several:
+        for name, part in scores.parts.items():
+            total = whole.parts.setdefault(name, Score())
+            total.nats += part.nats
+            total.count += part.count
+            total.correct += part.correct
+        for name, value in scores.tallies.items():
+            whole.tallies[name] = whole.tallies.get(name, 0.0) + value
+    return whole
+
+
+class _FamilyModule(LanguageModelModule):
+    """A family: its own model config and objective by default, any legal one on demand."""
+
+    family: ClassVar[str]
+    model_type: ClassVar[type[ModelConfig]]
+    own_objective: ClassVar[str]
+
+    def __init__(
+        self,
+        objective: str | ObjectiveConfig | None = None,
+        *,
+        size: str = "tiny",
+        model: ModelConfig | None = None,
+        special: SpecialTokens | None = None,
+        token_bytes: Tensor | None = None,
+        pairs: bool | None = None,
+        seq_len: int = 128,
+        seed: int = 1,
+        **training: Any,
+    ) -> None:
+        """
+        Args:
+            objective: its name or config; the family's own by default.
+            size: fills what ``model`` leaves open.
+            model: the model's config; the controlled line's by default.
+            special: special tokens and vocabulary size; 8,192 pieces by default.
+            token_bytes: (V,) bytes each id stands for, for bits per byte.
+            pairs: whether rows have two segments; by default, if the objective needs them.
+            seq_len: longest row, for learned positions.
+            seed: of the initial weights and of all that is drawn in training.
+            training: see ``LanguageModelModule``.
+
+        Raises:
+            LmzooError: the objective, the size or the pair of model and objective is not possible.
+        """
+        config = _objective_config(objective or self.own_objective)
+        model = model or self.model_type(name=self.family)
+        paired = config.views == ("pairs",) if pairs is None else pairs
+        model = complete(model, size=size, pairs=paired, seq_len=seq_len)
+        context = common_context(model, config)
+        special = special or SpecialTokens(8192)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = build_backbone(model, context, special.vocab_size)
+            built = build_objective(config, model, backbone.embedding, special, context, token_bytes)
+        super().__init__(backbone, built, seed=seed, **training)
+
+
+def _objective_config(objective: str | ObjectiveConfig) -> ObjectiveConfig:
+    if isinstance(objective, ObjectiveConfig):
+        return objective
+    if objective not in OBJECTIVES:
+        raise LmzooError(f"objective={objective} is not known; choose one of: {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[objective]()
+
+
+class ElmoModule(_FamilyModule):
+    """ELMo: a projected biLSTM; by default with its biLM. ``ElmoModule(size="mini")``."""
+
+    family, model_type, own_objective = "elmo", LstmConfig, "bilm"
+
+
+class GptModule(_FamilyModule):
+    """GPT: the Transformer; by default with the causal LM. ``GptModule(size="mini")``."""
+
+    family, model_type, own_objective = "gpt", TransformerConfig, "clm"
+
+
+class BertModule(_FamilyModule):
+    """BERT: the same Transformer; by default with the masked LM. ``BertModule("mlm_nsp")``."""
+
+    family, model_type, own_objective = "bert", TransformerConfig, "mlm"
+
+
+FAMILIES: dict[str, type[_FamilyModule]] = {"elmo": ElmoModule, "gpt": GptModule, "bert": BertModule}

@@ -1,0 +1,81 @@
+"""From hidden states to predictions: the vocabulary head, and BERT's head for sentence pairs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.embedding import Embedding, norm_has_bias
+from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
+
+
+class VocabularyHead(nn.Module):
+    """States to tokens, for any objective; computed at predicted positions only.
+
+    ``dense`` is ModernBERT's head (dense, GELU, norm, decoder with bias), ``plain`` the decoder
+    alone. ``streams=2`` predicts from two streams at once, laid side by side (a masked LM on a
+    biLSTM), which takes a dense layer in either form.
+    """
+
+    def __init__(self, config: ModelConfig, embedding: Embedding, *, streams: int = 1) -> None:
+        super().__init__()
+        assert config.hidden_size
+        width, vocab_size = config.hidden_size, embedding.tokens.num_embeddings
+        dense = config.head == "dense"
+        self.dense = (
+            nn.Linear(streams * width, width, bias=norm_has_bias(config)) if dense or streams > 1 else None
+        )
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=norm_has_bias(config)) if dense else None
+        self.decoder = embedding.tokens.weight if config.tied else nn.Parameter(torch.empty(vocab_size, width))
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if dense else None
+        if not config.tied:
+            nn.init.normal_(self.decoder, std=config.initializer_range)
+        if self.dense is not None:
+            nn.init.normal_(self.dense.weight, std=config.initializer_range)
+
+    def transform(self, states: Tensor) -> Tensor:
+        """(N, streams·D) to (N, D): everything before the decoder."""
+        if self.dense is not None:
+            states = self.dense(states)
+        if self.norm is not None:
+            states = self.norm(F.gelu(states))
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(N, streams·D) to (N, V)."""
+        return F.linear(self.transform(states), self.decoder, self.bias)
+
+    def loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Summed nats of (N,) targets predicted from (N, streams·D), with gradients."""
+        return linear_cross_entropy(self.transform(states), self.decoder, self.bias, targets)
+
+    def scores(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) nats and (N,) hits, for measuring."""
+        return scored_cross_entropy(self.transform(states), self.decoder, self.bias, targets)
+
+    def flops_per_prediction(self) -> int:
+        """Floating-point operations of one forward pass a predicted token."""
+        dense = 0 if self.dense is None else self.dense.weight.numel()
+        return 2 * (dense + self.decoder.numel())
+
+
+class PairHead(nn.Module):
+    """Does B follow A? BERT's tanh pooler and a two-way classifier (Devlin et al. 2019, figure 1)."""
+
+    def __init__(self, config: ModelConfig, *, streams: int = 1) -> None:
+        super().__init__()
+        assert config.hidden_size
+        self.pooler = nn.Linear(streams * config.hidden_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, 2)
+        for layer in (self.pooler, self.classifier):
+            nn.init.normal_(layer.weight, std=config.initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, streams·D) states of whole rows to (B, 2) logits: follows, drawn at random."""
+        return self.classifier(torch.tanh(self.pooler(pooled)))
+
+    def flops_per_row(self) -> int:
+        return 2 * (self.pooler.weight.numel() + self.classifier.weight.numel())

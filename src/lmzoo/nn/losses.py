@@ -1,0 +1,89 @@
+"""Cross-entropy through the vocabulary projection, without ever holding all the logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK = 512
+"""Rows of logits at a time: with 8,192 pieces in bf16, 8 MB, which stays in a CPU's cache."""
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Sum over rows of -log softmax(x Wᵀ + b)[target], chunk by chunk.
+
+    The gradients are made in the forward pass, while a chunk's probabilities are at hand, so that
+    no logit is kept or computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets):
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        with torch.autocast(device, enabled=False):
+            rows, matrix = x.to(dtype), weight.to(dtype)
+            shift = None if bias is None else bias.to(dtype)
+            grad_x = torch.empty_like(rows)
+            grad_weight = torch.zeros_like(weight)
+            grad_bias = None if bias is None else torch.zeros_like(bias)
+            total = torch.zeros((), dtype=torch.float32, device=x.device)
+            for start in range(0, len(targets), CHUNK):
+                part, target = rows[start : start + CHUNK], targets[start : start + CHUNK, None]
+                logits = F.linear(part, matrix, shift)
+                chosen = torch.softmax(logits, dim=-1)
+                # the smallest normal number reads a loss above 87 nats as 87, never as infinite
+                total -= chosen.gather(1, target).float().clamp_min(1.2e-38).log().sum()
+                chosen.scatter_add_(1, target, chosen.new_full(target.shape, -1.0))
+                torch.mm(chosen, matrix, out=grad_x[start : start + CHUNK])
+                grad_weight += torch.mm(chosen.t(), part)
+                if grad_bias is not None:
+                    grad_bias += chosen.sum(0)
+        ctx.save_for_backward(grad_x, grad_weight, grad_bias)
+        ctx.dtype = x.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_total):  # type: ignore[override]
+        grad_x, grad_weight, grad_bias = ctx.saved_tensors
+        if grad_bias is not None:
+            grad_bias = grad_bias * grad_total
+        return (grad_x * grad_total).to(ctx.dtype), grad_weight * grad_total, grad_bias, None
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of the targets under softmax(x Wᵀ + b), with gradients.
+
+    Args:
+        x: (N, D) states to predict from.
+        weight: (V, D).
+        bias: (V,) or None.
+        targets: (N,) int64.
+
+    Returns:
+        () float32, nats summed over N; 0 where N is 0.
+    """
+    return LinearCrossEntropy.apply(x, weight, bias, targets)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def scored_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for measuring: nats a row in full precision of the logits at hand, and first guesses.
+
+    Returns:
+        (N,) float32 nats, and (N,) bool, whether the likeliest token is the target.
+    """
+    nats, hits = [], []
+    for start in range(0, len(targets), CHUNK):
+        target = targets[start : start + CHUNK]
+        logits = F.linear(x[start : start + CHUNK], weight, bias).float()
+        nats.append(F.cross_entropy(logits, target, reduction="none"))
+        hits.append(logits.argmax(-1) == target)
+    if not nats:
+        return x.new_zeros(0, dtype=torch.float32), torch.zeros(0, dtype=torch.bool, device=x.device)
+    return torch.cat(nats), torch.cat(hits)

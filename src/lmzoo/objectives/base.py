@@ -1,0 +1,188 @@
+"""What an objective is: corruption of the batch + the context it needs + targets + head + loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.heads import VocabularyHead
+from lmzoo.objectives.config import ObjectiveConfig
+from lmzoo.types import NO_DOCUMENT, Batch, Context, Hidden, LossTerm, SpecialTokens
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is to be predicted, and from where."""
+
+    places: Tensor
+    """(N,) int64 index into the batch's B·T positions (or its B rows) of the state to predict from."""
+    targets: Tensor
+    """(N,) int64 token ids (or labels)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch made ready: what the backbone reads, and what is asked of its states."""
+
+    batch: Batch
+    predictions: dict[str, Prediction]
+
+    def counts(self) -> dict[str, int]:
+        """Number of predictions of each part of the loss."""
+        return {name: len(prediction.targets) for name, prediction in self.predictions.items()}
+
+
+@dataclass
+class Score:
+    """Running sums of one part of the loss over a validation."""
+
+    nats: float = 0.0
+    count: float = 0.0
+    correct: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        return self.nats / self.count if self.count else None
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.correct / self.count if self.count else None
+
+
+@dataclass
+class Scores:
+    """Everything summed over a validation."""
+
+    parts: dict[str, Score] = field(default_factory=dict)
+    tallies: dict[str, float] = field(default_factory=dict)
+    """Other sums: bytes predicted, random pairs."""
+
+
+class Objective(nn.Module):
+    """Base of the objectives: a head, and two methods without side effects.
+
+    ``prepare`` says what is fed and what is asked, ``loss`` answers from hidden states. It never
+    sees the backbone, and the backbone never sees it.
+    """
+
+    token_parts: tuple[str, ...] = ()
+    """Parts of the loss that predict tokens."""
+    label_parts: tuple[str, ...] = ()
+    """Parts that predict something else; not counted among the predicted tokens."""
+
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        model: ModelConfig,
+        head: VocabularyHead,
+        special: SpecialTokens,
+        context: Context,
+        token_bytes: Tensor | None = None,
+    ) -> None:
+        """
+        Args:
+            config: the objective's own choices.
+            model: the model's, whose form the heads take.
+            head: from states to tokens.
+            special: the vocabulary's special tokens.
+            context: what the states it will be given have seen.
+            token_bytes: (V,) int64 bytes of text each id stands for; None where the tokenizer does
+                not give the text back.
+        """
+        super().__init__()
+        assert context in config.contexts
+        self.config = config
+        self.context = context
+        self.special = special
+        self.head = head
+        self.register_buffer("token_bytes", token_bytes, persistent=False)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How the parts add up to the loss: the token parts' mean, and each label part whole."""
+        tokens = {name: 1 / len(self.token_parts) for name in self.token_parts}
+        return tokens | dict.fromkeys(self.label_parts, 1.0)
+
+    def prepare(self, batch: Batch, key: int, *, training: bool) -> Task:
+        """Corrupt the batch and find its targets.
+
+        Args:
+            batch: as the data rooms gave it.
+            key: of the random draws; the rows' sample numbers are their counters.
+            training: False for validation, which always asks the same.
+        """
+        raise NotImplementedError
+
+    def stream(self, hidden: Hidden, part: str) -> Tensor:
+        """The (B, T, S·D) states from which ``part`` is predicted."""
+        streams = hidden.streams
+        return streams[0] if len(streams) == 1 else torch.cat(streams, dim=-1)
+
+    def loss(self, hidden: Hidden, task: Task) -> dict[str, LossTerm]:
+        """Each part's loss as a sum with its count, with gradients."""
+        terms = {}
+        for name in self.token_parts:
+            prediction = task.predictions[name]
+            states = self.stream(hidden, name).flatten(0, 1)[prediction.places]
+            total = self.head.loss(states, prediction.targets)
+            terms[name] = LossTerm(total, total.new_tensor(len(prediction.targets)))
+        return terms
+
+    @torch.no_grad()
+    def scores(self, hidden: Hidden, task: Task) -> dict[str, LossTerm]:
+        """Each part's loss and right first guesses, for measuring."""
+        terms = {}
+        for name in self.token_parts:
+            prediction = task.predictions[name]
+            states = self.stream(hidden, name).flatten(0, 1)[prediction.places]
+            nats, hits = self.head.scores(states, prediction.targets)
+            terms[name] = LossTerm(nats.double().sum(), nats.new_tensor(len(nats)).double(), hits.double().sum())
+        return terms
+
+    def tallies(self, task: Task) -> dict[str, Tensor]:
+        """Other sums over a validation batch, each a () float64 tensor."""
+        return {}
+
+    def metrics(self, scores: Scores) -> dict[str, float | None]:
+        """A validation's figures; a figure that cannot be had is None."""
+        parts = {name: score.mean for name, score in scores.parts.items()}
+        figures: dict[str, float | None] = {"loss": None, "perplexity": None, "bits_per_byte": None}
+        if all(value is not None for value in parts.values()):
+            figures["loss"] = sum(self.weights[name] * (value or 0.0) for name, value in parts.items())
+            nats = sum((parts[name] or 0.0) for name in self.token_parts) / len(self.token_parts)
+            figures["perplexity"] = math.exp(min(nats, 700.0))
+        for name, score in scores.parts.items():
+            figures[f"{name}_loss"] = score.mean
+            figures[f"{name}_accuracy"] = score.accuracy
+        return figures
+
+    def flops(self, task_counts: dict[str, int], rows: int) -> float:
+        """Floating-point operations of the heads in one forward pass."""
+        return float(sum(task_counts[name] for name in self.token_parts) * self.head.flops_per_prediction())
+
+
+def neighbours(batch: Batch, *, ahead: bool) -> Prediction:
+    """Every position whose next (or previous) token lies in the same document, with that token.
+
+    The prediction from position t of a row is of t+1 (``ahead``) or t-1, so that no target crosses
+    the border of a document and none is padding.
+    """
+    documents = batch.documents
+    together = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != NO_DOCUMENT)
+    places = torch.arange(documents.numel(), device=documents.device).view_as(documents)
+    earlier, later = places[:, :-1][together], places[:, 1:][together]
+    tokens = batch.tokens.flatten()
+    if ahead:
+        return Prediction(earlier, tokens[later])
+    return Prediction(later, tokens[earlier])
+
+
+def bits_per_byte(score: Score | None, num_bytes: float | None) -> float | None:
+    """Nats over the text's bytes, in bits; None where either cannot be had."""
+    if score is None or not score.count or not num_bytes:
+        return None
+    return score.nats / math.log(2) / num_bytes

@@ -1,0 +1,41 @@
+"""From an objective's config to the objective."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.embedding import Embedding
+from lmzoo.nn.heads import VocabularyHead
+from lmzoo.objectives.base import Objective
+from lmzoo.objectives.bilm import Bilm
+from lmzoo.objectives.clm import Clm
+from lmzoo.objectives.config import BilmConfig, ClmConfig, MlmConfig, MlmNspConfig, ObjectiveConfig
+from lmzoo.objectives.mlm import Mlm
+from lmzoo.objectives.mlm_nsp import MlmNsp
+from lmzoo.types import Context, SpecialTokens
+
+
+def build_objective(
+    config: ObjectiveConfig,
+    model: ModelConfig,
+    embedding: Embedding,
+    special: SpecialTokens,
+    context: Context,
+    token_bytes: Tensor | None = None,
+) -> Objective:
+    """The objective with its heads, which share the embedding's table where the model ties them."""
+    match config:
+        case MlmNspConfig():  # before the class it is made from
+            objective, merges = MlmNsp, True
+        case MlmConfig():
+            objective, merges = Mlm, True
+        case BilmConfig():
+            objective, merges = Bilm, False
+        case ClmConfig():
+            objective, merges = Clm, False
+        case _:
+            raise TypeError(f"no objective is built from {type(config).__name__}")
+    streams = 2 if merges and context is Context.APART else 1
+    head = VocabularyHead(model, embedding, streams=streams)
+    return objective(config, model, head, special, context, token_bytes)

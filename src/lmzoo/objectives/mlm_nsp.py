@@ -1,0 +1,71 @@
+"""Masked LM and next sentence prediction, added up (Devlin et al. 2019, section 3.1 and A.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.heads import PairHead
+from lmzoo.objectives.base import Prediction, Scores, Task
+from lmzoo.objectives.mlm import Mlm
+from lmzoo.types import NO_DOCUMENT, Batch, Context, Hidden, LossTerm
+
+
+class MlmNsp(Mlm):
+    """Adds to the masked LM: does segment B follow segment A, or was it drawn at random?"""
+
+    label_parts = ("nsp",)
+
+    def __init__(self, config: Any, model: ModelConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, model, *args, **kwargs)
+        self.pair_head = PairHead(model, streams=2 if self.context is Context.APART else 1)
+
+    def prepare(self, batch: Batch, key: int, *, training: bool) -> Task:
+        task = super().prepare(batch, key, training=training)
+        assert batch.is_random is not None
+        rows = torch.arange(len(batch), device=batch.tokens.device)
+        return Task(task.batch, task.predictions | {"nsp": Prediction(rows, batch.is_random)})
+
+    def pooled(self, hidden: Hidden, batch: Batch) -> Tensor:
+        """(B, S·D): the state of ``[CLS]``; from two streams, each where it has read the whole row."""
+        if hidden.states is not None:
+            return hidden.states[:, 0]
+        assert hidden.past is not None
+        assert hidden.future is not None
+        last = (batch.documents != NO_DOCUMENT).sum(1) - 1
+        rows = torch.arange(len(batch), device=last.device)
+        return torch.cat([hidden.past[rows, last], hidden.future[:, 0]], dim=-1)
+
+    def loss(self, hidden: Hidden, task: Task) -> dict[str, LossTerm]:
+        terms = super().loss(hidden, task)
+        labels = task.predictions["nsp"].targets
+        logits = self.pair_head(self.pooled(hidden, task.batch)).float()
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        return terms | {"nsp": LossTerm(total, total.new_tensor(len(labels)))}
+
+    @torch.no_grad()
+    def scores(self, hidden: Hidden, task: Task) -> dict[str, LossTerm]:
+        terms = super().scores(hidden, task)
+        labels = task.predictions["nsp"].targets
+        logits = self.pair_head(self.pooled(hidden, task.batch)).float()
+        nats = F.cross_entropy(logits, labels, reduction="none").double()
+        hits = (logits.argmax(-1) == labels).double()
+        return terms | {"nsp": LossTerm(nats.sum(), nats.new_tensor(len(labels)), hits.sum())}
+
+    def tallies(self, task: Task) -> dict[str, Tensor]:
+        return {"random_pairs": task.predictions["nsp"].targets.sum().double()}
+
+    def metrics(self, scores: Scores) -> dict[str, float | None]:
+        """Adds chance: the share of the more frequent answer."""
+        figures = super().metrics(scores)
+        nsp = scores.parts.get("nsp")
+        share = scores.tallies.get("random_pairs", 0.0) / nsp.count if nsp and nsp.count else None
+        figures["nsp_chance"] = None if share is None else max(share, 1 - share)
+        return figures
+
+    def flops(self, task_counts: dict[str, int], rows: int) -> float:
+        return super().flops(task_counts, rows) + rows * self.pair_head.flops_per_row()

@@ -1,0 +1,104 @@
+"""What can be said about training on the command line: the optimizer, the budget, the machine, the logs.
+
+Types and defaults only; nothing here imports torch, so that `--help` and a refusal are quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class OptimizerConfig:
+    """`optimizer=`: AdamW with weight decay on matrices only."""
+
+    name: str = "adamw"
+    lr: float = 3e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    gradient_clip: float = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+
+
+@dataclass
+class ScheduleConfig:
+    """`schedule=`: the learning rate as a function of the share of the budget that is spent."""
+
+    name: str = "linear"
+    """`linear`, `cosine`, `inverse_sqrt`, `constant` or `wsd` (warm-up, stable, decay)."""
+    warmup: float = 0.06
+    """Share of the budget over which the rate rises from 0."""
+    final: float = 0.0
+    """Rate at the end, as a share of the peak (linear, cosine, wsd)."""
+    decay: float = 0.2
+    """`wsd`: share of the budget over which the rate falls at the end."""
+
+
+@dataclass
+class BudgetConfig:
+    """`budget.`: exactly one; without one, the default budget in tokens."""
+
+    steps: int | None = None
+    tokens: float | None = None
+    """Tokens seen, padding not counted."""
+    epochs: float | None = None
+    minutes: float | None = None
+    """Minutes of training, validation and checkpoints not counted."""
+    flops: float | None = None
+    predicted_tokens: float | None = None
+
+
+@dataclass
+class HardwareConfig:
+    """`hardware=`: must not change what is learned."""
+
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    devices: int | str = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    """`auto` or `ddp`."""
+    precision: str = "auto"
+    """`auto` (bf16 where the processor has it), `fp32`, `bf16` or `fp16` (GPU only)."""
+    compile: bool = False
+    micro_batch: int | None = None
+    """Rows of one forward pass on one device; without it, the device's whole share of the batch."""
+    workers: int = 0
+    """Processes that read data; reading is so quick that 0 is rarely the wrong number."""
+
+
+@dataclass
+class LoggerConfig:
+    """`logger=`: history.csv is written always."""
+
+    name: str = "wandb"
+    """`wandb`, `tensorboard`, `csv` or `none`."""
+    mode: str = "auto"
+    """W&B: `online`, `offline`, `disabled` or `auto` (online where you are logged in)."""
+    project: str = "lmzoo"
+    entity: str | None = None
+    group: str | None = None
+    """W&B group; in a sweep, the sweep."""
+    every_steps: int = 10
+    timeout_seconds: float = 30.0
+    """How long to wait for W&B's server before going on offline."""
+
+
+@dataclass
+class CheckpointConfig:
+    """`checkpoint.`"""
+
+    every_steps: int = 500
+    """`last.ckpt` is written this often and at the end."""
+
+
+@dataclass
+class ValidConfig:
+    """`valid.`"""
+
+    every_steps: int = 500
+    """Steps between validations on `sequences` rows; `best.ckpt` is the best of them."""
+    sequences: int = 128
+    """Rows of a validation during training, spread over the part; the last one takes all rows."""

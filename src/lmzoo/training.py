@@ -1,0 +1,313 @@
+"""One run, from its config to its folder: corpus, module, trainer, figures, export."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from lmzoo import __version__, hub
+from lmzoo import config as configs
+from lmzoo.callbacks import BudgetBar
+from lmzoo.data.datamodule import TextDataModule
+from lmzoo.data.nsp_baseline import overlap_baseline
+from lmzoo.data.prepare import default_cache_dir, prepare
+from lmzoo.data.store import Store
+from lmzoo.distributed import as_rank_command
+from lmzoo.errors import LmzooError
+from lmzoo.ledger import peak_memory_bytes
+from lmzoo.logs import build_loggers, close_loggers, wandb_link
+from lmzoo.modules import FAMILIES, LanguageModelModule
+from lmzoo.progress import console
+from lmzoo.settings import HardwareConfig
+from lmzoo.summary import summary_table
+
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+class RunRecord(Callback):
+    """Keeps in every checkpoint what a resumed run must know: the config and the W&B run's id."""
+
+    def __init__(self, config: dict[str, Any], wandb_id: str | None) -> None:
+        self._record = {"config": config, "wandb_id": wandb_id, "lmzoo_version": __version__}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+        checkpoint["lmzoo"] = self._record
+
+
+def train(config: configs.TrainConfig, folder: Path, resuming: bool = False) -> dict[str, Any]:
+    """Train, measure and export one model.
+
+    Args:
+        config: resolved.
+        folder: the run folder, which holds config.yaml already.
+        resuming: go on from ``checkpoints/last.ckpt``.
+
+    Returns:
+        what ``metrics.json`` holds.
+
+    Raises:
+        LmzooError: for all that a user can cause.
+    """
+    _quieten()
+    saved = _read_checkpoint(folder / LAST) if resuming else None
+    cache = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+    store = prepare(config.data, config.tokenizer, cache)
+    datamodule = build_datamodule(config, store)
+    module = build_module(config, store)
+    if saved is None and config.init_from:
+        hub.initialize_from(module, config.init_from, store.tokenizer)
+    if saved is not None:
+        _same_vocabulary(saved, module, folder)
+    described = configs.to_dict(config)
+    loggers, wandb_id = build_loggers(
+        config.logger,
+        folder,
+        run_config=described,
+        name=f"{config.model.name}-{config.objective.name}-{config.size}-seed{config.seed}",
+        tags=[config.model.name, config.objective.name, config.size, f"seed{config.seed}"],
+        group=config.logger.group,
+        wandb_id=saved["lmzoo"]["wandb_id"] if saved else None,
+        resume_step=int(saved["ledger"]["steps"]) if saved else None,
+    )
+    exit_code = 1
+    try:
+        with as_rank_command(folder, described, resuming):
+            trainer = _build_trainer(config, folder, loggers, RunRecord(described, wandb_id))
+            if config.hardware.compile:
+                module.backbone.compile()
+            _fit(trainer, module, datamodule, folder, saved)
+            metrics = _measure(trainer, module, datamodule, config, store)
+        if trainer.is_global_zero:
+            for logger in loggers:
+                logger.log_metrics(_final_figures(metrics), step=module.ledger.steps)
+            hub.export_model(folder / "model", module, config.model, config.seq_len, store.tokenizer)
+            _write_json(folder / "metrics.json", metrics)
+        exit_code = 0
+    finally:
+        close_loggers(loggers, exit_code)
+    if trainer.is_global_zero:
+        console.print(summary_table(metrics, folder, next_commands=_next(config, folder), link=wandb_link(loggers)))
+    return metrics
+
+
+def build_datamodule(config: configs.TrainConfig, store: Store) -> TextDataModule:
+    """The batches of a run over a prepared corpus."""
+    assert config.data.view
+    return TextDataModule(
+        store,
+        view=config.data.view,
+        seq_len=config.seq_len,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        short_pairs=config.data.short_pairs,
+        valid_sequences=config.valid.sequences,
+        workers=config.hardware.workers,
+    )
+
+
+def build_module(config: configs.TrainConfig, store: Store) -> LanguageModelModule:
+    """The module of a run: its family's, with any legal objective."""
+    token_bytes = store.tokenizer.id_bytes()
+    return FAMILIES[config.model.name](
+        config.objective,
+        model=config.model,
+        size=config.size,
+        special=store.tokenizer.special,
+        token_bytes=None if token_bytes is None else torch.from_numpy(token_bytes),
+        pairs=config.data.view == "pairs",
+        seq_len=config.seq_len,
+        seed=config.seed,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        budget=config.budget,
+        micro_batch=config.hardware.micro_batch,
+        log_every=config.logger.every_steps,
+    )
+
+
+def precision_of(hardware: HardwareConfig) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the processor has instructions for it."""
+    gpu = hardware.accelerator == "gpu" or (hardware.accelerator == "auto" and torch.cuda.is_available())
+    if hardware.precision == "fp16" and not gpu:
+        raise LmzooError("hardware.precision=fp16 needs a GPU; choose bf16 or fp32")
+    if hardware.precision != "auto":
+        return hardware.precision
+    if gpu:
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if capable else "fp32"
+
+
+def _build_trainer(
+    config: configs.TrainConfig, folder: Path, loggers: list[Any], record: RunRecord
+) -> L.Trainer:
+    hardware = config.hardware
+    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise LmzooError("hardware.accelerator=gpu, but this machine has no GPU that torch can use; use hardware=cpu")
+    shared: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    return L.Trainer(
+        default_root_dir=folder,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=PRECISIONS[precision_of(hardware)],  # type: ignore[arg-type]
+        logger=loggers,
+        max_epochs=1,  # the data module's one epoch has no end; the budget ends the run
+        val_check_interval=config.valid.every_steps,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            record,
+            ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint.every_steps, **shared),
+            ModelCheckpoint(filename="best", monitor="valid/loss", **shared),
+            BudgetBar(f"{config.model.name} {config.objective.name}"),
+        ],
+    )
+
+
+def _fit(
+    trainer: L.Trainer,
+    module: LanguageModelModule,
+    datamodule: TextDataModule,
+    folder: Path,
+    saved: dict[str, Any] | None,
+) -> None:
+    if saved is not None and module_is_done(module, saved):
+        module.load_state_dict(saved["state_dict"])
+        return
+    path = str(folder / LAST) if saved is not None else None
+    trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
+    trainer.save_checkpoint(folder / LAST)
+
+
+def module_is_done(module: LanguageModelModule, saved: dict[str, Any]) -> bool:
+    """Take over a checkpoint's ledger; whether its budget is spent already."""
+    module.ledger.load_state_dict(saved["ledger"])
+    return module.progress >= 1
+
+
+def _measure(
+    trainer: L.Trainer,
+    module: LanguageModelModule,
+    datamodule: TextDataModule,
+    config: configs.TrainConfig,
+    store: Store,
+) -> dict[str, Any]:
+    """The last weights on the whole validation part, and the test part if there is one; the ledger."""
+    datamodule.full_validation = True
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    valid = module.metrics | {"unigram_entropy": store.unigram_entropy("valid")}
+    if config.data.view == "pairs" and config.objective.name == "mlm_nsp":
+        valid["nsp_overlap_accuracy"] = overlap_baseline(datamodule.train_view, datamodule.valid_view)  # type: ignore[arg-type]
+    test = None
+    if "test" in store.parts:
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        test = module.metrics | {"unigram_entropy": store.unigram_entropy("test")}
+    ledger = module.ledger
+    return {
+        "run": {
+            "model": config.model.name,
+            "objective": config.objective.name,
+            "size": config.size,
+            "seed": config.seed,
+            "version": __version__,
+            "git": _git_commit(),
+        },
+        "ledger": {
+            "steps": ledger.steps,
+            "tokens_seen": ledger.tokens_seen,
+            "unique_tokens": datamodule.unique_tokens(ledger.steps),
+            "predicted_tokens": ledger.predicted_tokens,
+            "flops": ledger.flops,
+            "seconds": ledger.seconds,
+            "tokens_per_second": ledger.tokens_per_second,
+            "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
+            "params_total": sum(p.numel() for p in module.parameters()),
+            "params_non_embedding": module.backbone.num_parameters(),
+        },
+        "valid": valid,
+        "test": test,
+    }
+
+
+def _final_figures(metrics: dict[str, Any]) -> dict[str, float]:
+    ledger = {f"ledger/{name}": value for name, value in metrics["ledger"].items()}
+    parts = {
+        f"{stage}/{name}": value for stage in ("valid", "test") for name, value in (metrics[stage] or {}).items()
+    }
+    return {name: value for name, value in (ledger | parts).items() if value is not None}
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its readers happen to raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LmzooError(f"{path} cannot be read ({reason}); the run cannot be resumed from it") from error
+
+
+def _same_vocabulary(saved: dict[str, Any], module: LanguageModelModule, folder: Path) -> None:
+    name = "backbone.embedding.tokens.weight"
+    rows, own = saved["state_dict"][name].shape[0], module.state_dict()[name].shape[0]
+    if rows != own:
+        raise LmzooError(
+            f"{folder / LAST} was trained with {rows} pieces and the tokenizer has {own}; "
+            "the corpus or the tokenizer file has changed since: put back the ones of the run"
+        )
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree that runs; None where lmzoo was installed without one."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() if tracked.returncode == 0 else None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _next(config: configs.TrainConfig, folder: Path) -> list[str]:
+    """Commands to type next."""
+    other = "gpt" if config.model.name != "gpt" else "bert"
+    return [
+        f"python -m lmzoo.train model={other}",
+        "python -m lmzoo.train -m model=elmo,gpt,bert seed=1,2,3",
+        "python -m lmzoo.train data=text data.train=my.txt",
+    ]
+
+
+def _quieten() -> None:
+    """Lightning's notes on hardware and its advice do not help here; its warnings of defects stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for pattern in (".*does not have many workers.*", ".*Checkpoint directory.*exists.*", ".*is not resumable.*"):
+        warnings.filterwarnings("ignore", pattern)

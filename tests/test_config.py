@@ -1,0 +1,343 @@
+"""Composition: every YAML composes, every refusal is one line, and what is open gets filled."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import yaml
+
+from lmzoo import checks
+from lmzoo.config import (
+    DEFAULT_TOKENS,
+    TrainConfig,
+    compose,
+    config_folder,
+    from_dict,
+    load_config,
+    resolve,
+    save_config,
+    to_dict,
+)
+from lmzoo.errors import LmzooError
+from lmzoo.nn.config import SIZES, LstmConfig, TransformerConfig
+from lmzoo.objectives.config import OBJECTIVES, MlmConfig
+from lmzoo.types import Context
+
+CHOICES = sorted(
+    (group.name, file.stem)
+    for group in config_folder().iterdir()
+    if group.is_dir()
+    for file in group.glob("*.yaml")
+)
+NEEDED = {("data", "text"): ["data.train=books.txt"]}
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(LmzooError) as caught:
+        compose(list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_groups_are_those_of_the_design():
+    assert {group for group, _ in CHOICES} == {
+        *("model", "objective", "data", "tokenizer", "optimizer", "schedule", "hardware", "logger", "experiment")
+    }
+    assert [choice for group, choice in CHOICES if group == "model"] == ["bert", "elmo", "gpt"]
+    assert [choice for group, choice in CHOICES if group == "objective"] == list(OBJECTIVES)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_yaml_composes(group, choice):
+    config = compose([f"{group}={choice}", *NEEDED.get((group, choice), [])])
+    if group in ("model", "objective", "data", "tokenizer", "optimizer", "schedule", "logger"):
+        assert getattr(config, group).name == choice
+    assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
+    assert resolve(config) == config
+
+
+CONTEXTS = {
+    ("elmo", "bilm"): "apart",
+    ("elmo", "clm"): "past",
+    ("elmo", "mlm"): "apart",
+    ("elmo", "mlm_nsp"): "apart",
+    ("gpt", "bilm"): "apart",
+    ("gpt", "clm"): "past",
+    ("gpt", "mlm"): "full",
+    ("gpt", "mlm_nsp"): "full",
+    ("bert", "bilm"): "apart",
+    ("bert", "clm"): "past",
+    ("bert", "mlm"): "full",
+    ("bert", "mlm_nsp"): "full",
+}
+
+
+@pytest.mark.parametrize(("pair", "context"), CONTEXTS.items(), ids="-".join)
+def test_every_model_takes_every_objective(pair, context):
+    model, objective = pair
+    config = compose([f"model={model}", f"objective={objective}"])
+    assert (config.model.name, config.objective.name, config.context) == (model, objective, context)
+    assert config.data.view == ("pairs" if objective == "mlm_nsp" else "stream")
+    assert config.model.num_segments == (2 if objective == "mlm_nsp" else 0)
+
+
+def test_the_table_is_whole():
+    assert set(CONTEXTS) == {(model, objective) for model in checks.MODELS for objective in OBJECTIVES}
+
+
+@dataclass
+class PastOnlyConfig(TransformerConfig):
+    """An encoder that cannot look ahead."""
+
+    contexts: ClassVar[tuple[Context, ...]] = (Context.PAST,)
+
+
+@pytest.mark.parametrize("objective", ["bilm", "mlm", "mlm_nsp"])
+def test_an_impossible_pair_is_refused_and_told_what_works(objective):
+    config = TrainConfig(model=PastOnlyConfig(name="gpt"), objective=OBJECTIVES[objective]())
+    with pytest.raises(LmzooError) as caught:
+        resolve(config)
+    message = str(caught.value)
+    assert f"objective={objective} needs the context" in message
+    assert "model=gpt gives past" in message
+    assert "with this model choose objective=clm," in message
+    assert "with this objective model=elmo|gpt|bert" in message
+
+
+def test_a_possible_pair_of_the_same_encoder_is_taken():
+    config = resolve(TrainConfig(model=PastOnlyConfig(name="gpt"), objective=OBJECTIVES["clm"]()))
+    assert config.context == "past"
+
+
+def test_a_model_brings_its_objective_and_the_command_line_wins():
+    assert compose([]).model.name == "bert"
+    brought = {model: compose([f"model={model}"]).objective.name for model in checks.MODELS}
+    assert brought == {"elmo": "bilm", "gpt": "clm", "bert": "mlm"}
+    assert compose(["objective=mlm", "model=gpt"]).objective.name == "mlm"
+    assert compose(["experiment=bert_nsp", "objective=clm"]).objective.name == "clm"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gpt_and_bert_are_one_transformer(size):
+    gpt, bert = (compose([f"model={name}", f"size={size}"]).model for name in ("gpt", "bert"))
+    assert type(gpt) is type(bert) is TransformerConfig
+    assert dataclasses.replace(gpt, name="") == dataclasses.replace(bert, name="")
+
+
+def test_size_fills_only_what_is_open():
+    small = compose(["size=small"]).model
+    assert isinstance(small, TransformerConfig)
+    assert (small.num_layers, small.hidden_size, small.num_heads, small.ffn_size) == (4, 512, 8, 1368)
+    given = compose(["size=small", "model.num_layers=1", "model.ffn_size=64"]).model
+    assert given == dataclasses.replace(small, num_layers=1, ffn_size=64)
+    elmo = compose(["model=elmo", "size=small", "model.cell_size=32"]).model
+    assert isinstance(elmo, LstmConfig)
+    assert (elmo.num_layers, elmo.hidden_size, elmo.cell_size) == (2, 512, 32)
+
+
+def test_derived_values():
+    assert compose([]).model.max_positions == 0
+    assert compose(["model.positions=learned", "seq_len=64"]).model.max_positions == 64
+    assert compose(["model.positions=learned", "model.max_positions=512"]).model.max_positions == 512
+    assert compose(["data.view=pairs"]).model.num_segments == 2
+    assert compose(["context=apart"]).context == "apart"
+
+
+def test_one_budget_replaces_the_default():
+    assert vars(compose([]).budget) == {
+        **dict.fromkeys(("steps", "epochs", "minutes", "flops", "predicted_tokens")),
+        "tokens": DEFAULT_TOKENS,
+    }
+    budget = compose(["budget.steps=5"]).budget
+    assert (budget.steps, budget.tokens) == (5, None)
+    assert compose(["budget.tokens=1e6"]).budget.tokens == 1e6
+
+
+def test_two_budgets_are_refused_with_both_names():
+    message = refusal("budget.steps=5", "budget.minutes=2")
+    assert "budget.steps=5" in message
+    assert "budget.minutes=2" in message
+
+
+def test_paths_do_not_rest_on_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = compose(["data=text", "data.train=[a.txt,/b/*.txt]", "data.valid=v/*.txt", "tokenizer.file=t.json"])
+    assert config.data.train == [str(tmp_path / "a.txt"), "/b/*.txt"]
+    assert config.data.valid == str(tmp_path / "v/*.txt")
+    assert config.tokenizer.file == str(tmp_path / "t.json")
+
+
+REFUSED = [
+    ("modl=gpt", "modl: there is no such key; did you mean model?"),
+    ("lr=1", "did you mean optimizer.lr?"),
+    ("model.num_heds=2", "did you mean model.num_heads"),
+    ("optimizer.lrr=1", "did you mean optimizer.lr?"),
+    ("+optimizer.lrr=1", "did you mean optimizer.lr?"),
+    ("++nonsense=1", "nonsense: there is no such key"),
+    ("model=gtp", "model=gtp is not known; choose one of: bert, elmo, gpt"),
+    ("experiment=x", "experiment=x is not known; choose one of: bert_"),
+    ("model=elmo model.num_heads=4", "it belongs to model=gpt|bert"),
+    ("model=gpt objective.mask_rate=0.3", "it belongs to objective=mlm|mlm_nsp"),
+    ("seed=abc", "seed=abc is of the wrong type: give a whole number"),
+    ("optimizer.lr=fast", "optimizer.lr=fast is of the wrong type: give a number"),
+    ("hardware.compile=maybe", "hardware.compile=maybe is of the wrong type: give true or false"),
+    ("hardware.devices=[1]", "give a whole number or a word"),
+    ("budget=100", "budget is a section; give budget.KEY=VALUE with a key of: steps, tokens"),
+    ("nonsense", "cannot read 'nonsense': write KEY=VALUE"),
+    ("seed==1", "cannot read 'seed==1'"),
+    ("seed=1,2", "add -m for a run of each"),
+    ("model=null", "Config group override must be a string or a list"),
+    ("size=huge", "size=huge is not known; choose one of: tiny, mini, small, base, large"),
+    ("model=gpt model.name=elmo", "give model=elmo"),
+    ("objective=mlm_nsp objective.name=mlm", "give objective=mlm"),
+    ("model.positions=sinus", "choose one of: rotary, learned, sinusoidal, none"),
+    ("model=elmo model.positions=rotary", "choose one of: none, learned, sinusoidal"),
+    ("model.positions=learned model.max_positions=9", "model.max_positions=9 is less than seq_len=128"),
+    ("model.positions=sinusoidal model.hidden_size=9 model.num_heads=1", "needs an even model.hidden_size"),
+    ("model.num_heads=3", "model.hidden_size=128 cannot be divided among model.num_heads=3; try model.num_heads=1|2|4"),
+    ("model.hidden_size=6", "rotary needs heads of an even size"),
+    ("model.dropout=1", "model.dropout=1.0 is out of range: give a number in [0, 1)"),
+    ("model.norm_placement=mid", "choose one of: pre, post"),
+    ("model.activation=swish", "choose one of: geglu, gelu, relu"),
+    ("model.head=big", "choose one of: dense, plain"),
+    ("objective.mask_rate=0", "(0, 1)"),
+    ("objective.mask_rate=1", "(0, 1)"),
+    ("objective.keep_share=0.3", "sum to 1.2; give shares that sum to 1"),
+    ("objective.keep_share=-0.1 objective.random_share=0.3", "[0, 1]"),
+    ("objective=mlm_nsp data.view=stream", "choose data.view=pairs, or objective=bilm|clm|mlm"),
+    ("data.view=lines", "choose one of: stream, sentences, pairs"),
+    ("data.sentences=words", "choose one of: split, lines"),
+    ("data.valid_fraction=1", "(0, 1)"),
+    ("data.train=x.txt", "goes with data=text"),
+    ("data=text", "data=text needs data.train="),
+    ("tokenizer.lowercase=true", "choose tokenizer=wordpiece"),
+    ("context=past", "choose one of: full, apart"),
+    ("batch_size=0", "[1, inf)"),
+    ("seq_len=7", "[8, inf)"),
+    ("optimizer.lr=nan", "(0, inf)"),
+    ("budget.steps=0", "[1, inf)"),
+    ("budget.tokens=.inf", "(0, inf)"),
+    ("schedule.warmup=2", "[0, 1]"),
+    ("schedule=wsd schedule.warmup=0.9", "sum to more than the whole budget"),
+    ("hardware.devices=0", "give a whole number from 1, or auto"),
+    ("hardware.devices=many", "give a whole number from 1, or auto"),
+    ("hardware.precision=fp8", "choose one of: auto, fp32, bf16, fp16"),
+    ("hardware=cpu hardware.precision=fp16", "needs a GPU"),
+    ("hardware.strategy=fsdp", "choose one of: auto, ddp"),
+    ("logger.mode=on", "choose one of: auto, online, offline, disabled"),
+    ("resume=x hydra.verbose=true", "resume= is given on the command line"),
+]
+
+
+@pytest.mark.parametrize(("line", "part"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_a_refusal_is_one_line_that_says_what_to_do(line, part):
+    assert part in refusal(*line.split())
+
+
+def test_every_choice_and_interval_names_a_key_that_exists():
+    names = set()
+    for model in checks.MODELS.values():
+        for section, value in vars(TrainConfig(model=model(), objective=MlmConfig())).items():
+            keys = [f"{section}.{key}" for key in vars(value)] if dataclasses.is_dataclass(value) else [section]
+            names.update(keys)
+    assert set(checks.CHOICES) | set(checks.INTERVALS) <= names
+
+
+def test_a_misspelt_key_in_a_file_is_refused(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    file.write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
+    assert compose([search, "experiment=mine"]).optimizer.lr == 0.5
+    file.write_text("# @package _global_\noptimizer:\n  lrr: 0.5\n")
+    message = refusal(search, "experiment=mine")
+    assert message.startswith("in experiment/mine.yaml: optimizer.lrr: ")
+    assert "did you mean optimizer.lr?" in message
+    file.write_text("# @package _global_\nsead: 2\n")
+    assert "did you mean seed?" in refusal(search, "experiment=mine")
+    file.write_text("# @package _global_\nseed: two\n")
+    assert refusal(search, "experiment=mine").startswith("in experiment/mine.yaml: seed=two is of the wrong type")
+    file.write_text("# @package _global_\nseed: [2\n")
+    assert "mine.yaml" in refusal(search, "experiment=mine")
+
+
+def test_a_config_is_written_once_and_read_back(tmp_path):
+    config = compose(["model=elmo", "data=text", "data.train=[a.txt,b.txt]", "optimizer.eps=1e-7"])
+    path = tmp_path / "config.yaml"
+    save_config(config, path)
+    assert load_config(path) == config
+    with pytest.raises(FileExistsError):
+        save_config(compose([]), path)
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("num_heads:", "num_heds:", "did you mean model.num_heads"),
+        ("seed: 1\n", "seed: one\n", "seed=one is of the wrong type"),
+        ("  name: bert", "  name: tern", "model.name=tern is not known; choose one of: elmo, gpt, bert"),
+        ("model:", "model: 5\nmodle:", "names no model and no objective"),
+        ("seed: 1\n", "seed: [\n", "cannot be read as YAML"),
+    ],
+)
+def test_a_damaged_config_file_is_named(tmp_path, old, new, part):
+    path = tmp_path / "config.yaml"
+    save_config(compose([]), path)
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(LmzooError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_config_costs_no_torch():
+    code = "import sys, lmzoo.config, lmzoo.cli, lmzoo.help; print({'torch', 'lightning', 'hydra'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+    code = "import sys; from lmzoo.config import compose; compose([]); print({'torch', 'lightning'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_every_yaml(tmp_path):
+    import shutil
+    import zipfile
+
+    root = Path(__file__).parents[1]
+    copied = ("pyproject.toml", "README.md", "LICENSE", "src", "conf", "experiments")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in filter(lambda name: (root / name).exists(), copied):
+        if (root / name).is_dir():
+            shutil.copytree(root / name, copy / name, symlinks=True)
+        else:
+            shutil.copy(root / name, copy / name)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+    subprocess.run(build, cwd=copy, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"lmzoo/conf/{group}/{choice}.yaml" for group, choice in CHOICES} <= names
+    assert "lmzoo/conf/train.yaml" in names
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "from lmzoo.config import compose, config_folder as f; print(f(), compose(['experiment=bert_nsp']).context)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == [str(tmp_path / "installed" / "lmzoo" / "conf"), "full"]

@@ -1,0 +1,116 @@
+"""The leak test: change a token; the states that may not see it stay equal, the others move."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of
+
+from lmzoo.backbone import build_backbone
+from lmzoo.types import Batch, Context, Hidden
+
+COMBINATIONS = [(family, context) for family, config in SMALL.items() for context in config.contexts]
+LENGTH, CHANGED = 12, 5
+
+
+def states(family: str, context: Context, batch: Batch, **changes) -> Hidden:
+    from dataclasses import replace
+
+    torch.manual_seed(0)
+    config = replace(SMALL[family], num_segments=0, max_positions=LENGTH, **changes)
+    backbone = build_backbone(config, context, VOCAB_SIZE).eval()
+    for parameter in backbone.parameters():  # as large as in a trained model, so that a leak is seen
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        return backbone(batch)
+
+
+def moved(one: torch.Tensor, other: torch.Tensor) -> list[bool]:
+    """Which positions of the first row differ."""
+    return [not torch.allclose(a, b, atol=1e-6) for a, b in zip(one[0], other[0], strict=True)]
+
+
+def one_document() -> Batch:
+    return batch_of([[[SPECIAL.cls, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, SPECIAL.sep]]], LENGTH)
+
+
+def changed(batch: Batch, place: int = CHANGED) -> Batch:
+    tokens = batch.tokens.clone()
+    tokens[0, place] = 40
+    return batch.replace(tokens=tokens)
+
+
+@pytest.mark.parametrize(("family", "context"), COMBINATIONS)
+def test_a_position_sees_what_its_context_allows_and_nothing_else(family, context):
+    batch = one_document()
+    before, after = states(family, context, batch), states(family, context, changed(batch))
+    past = [place >= CHANGED for place in range(LENGTH)]
+    future = [place <= CHANGED for place in range(LENGTH)]
+    match context:
+        case Context.PAST:
+            assert moved(before.states, after.states) == past
+        case Context.FULL:
+            assert all(moved(before.states, after.states))
+        case Context.APART:
+            assert moved(before.past, after.past) == past
+            assert moved(before.future, after.future) == future
+
+
+@pytest.mark.parametrize(("family", "context"), COMBINATIONS)
+@pytest.mark.parametrize("place", [1, 7])
+def test_packed_documents_do_not_see_each_other(family, context, place):
+    first, second = [SPECIAL.cls, 7, 8, SPECIAL.sep], [SPECIAL.cls, 9, 10, 11, 12, SPECIAL.sep]
+    batch = batch_of([[first, second]], LENGTH)
+    before, after = states(family, context, batch), states(family, context, changed(batch, place))
+    own = range(4) if place < 4 else range(4, 10)
+    for one, other in zip(before.streams, after.streams, strict=True):
+        seen = {i for i, differs in enumerate(moved(one, other)) if differs}
+        assert seen
+        assert seen <= set(own)
+
+
+@pytest.mark.parametrize(("family", "context"), COMBINATIONS)
+@pytest.mark.parametrize("positions", ["default", "learned", "sinusoidal"])
+def test_a_packed_document_has_the_states_it_has_alone(family, context, positions):
+    first, second = [SPECIAL.cls, 7, 8, SPECIAL.sep], [SPECIAL.cls, 9, 10, 11, 12, SPECIAL.sep]
+    changes = {} if positions == "default" else {"positions": positions}
+    packed = states(family, context, batch_of([[first, second]], LENGTH), **changes)
+    alone = states(family, context, batch_of([[second]], LENGTH), **changes)
+    for one, other in zip(packed.streams, alone.streams, strict=True):
+        torch.testing.assert_close(one[0, 4:10], other[0, :6], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "context"), COMBINATIONS)
+def test_padding_is_inert(family, context):
+    document = [SPECIAL.cls, 7, 8, 9, SPECIAL.sep]
+    tight = states(family, context, batch_of([[document]], 5))
+    loose = states(family, context, batch_of([[document]], LENGTH))
+    for one, other in zip(tight.streams, loose.streams, strict=True):
+        torch.testing.assert_close(one[0], other[0, :5], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "context"), COMBINATIONS)
+def test_a_batch_equals_its_rows_one_by_one(family, context):
+    rows = [[[SPECIAL.cls, 7, 8, SPECIAL.sep], [SPECIAL.cls, 9, SPECIAL.sep]], [[SPECIAL.cls, *range(10, 18), SPECIAL.sep]]]
+    together = states(family, context, batch_of(rows, LENGTH))
+    for i, row in enumerate(rows):
+        alone = states(family, context, batch_of([row], LENGTH))
+        for one, other in zip(together.streams, alone.streams, strict=True):
+            torch.testing.assert_close(one[i], other[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert"])
+def test_the_future_stack_is_the_causal_stack_read_backwards(family):
+    """With the past stack's weights, the future of a row is the past of its mirror image."""
+    from dataclasses import replace
+
+    torch.manual_seed(0)
+    config = replace(SMALL[family], num_segments=0, max_positions=0)
+    backbone = build_backbone(config, Context.APART, VOCAB_SIZE).eval()
+    backbone.encoder.future.load_state_dict(backbone.encoder.past.state_dict())
+    batch = one_document()
+    with torch.no_grad():
+        there = backbone(batch)
+        back = backbone(batch.replace(tokens=batch.tokens.flip(1)))
+    torch.testing.assert_close(there.future, back.past.flip(1), atol=1e-5, rtol=1e-5)
