@@ -29,7 +29,12 @@ def small_module(family: str, objective: str, *, seed: int = 1, **changes) -> La
     config = SMALL[family]
     fields = {name: changes.pop(name) for name in list(changes) if hasattr(config, name)}
     return FAMILIES[family](
-        objective, model=replace(config, **fields), special=SPECIAL, seed=seed, pairs=objective == "mlm_nsp", **changes
+        objective,
+        model=replace(config, **fields),
+        special=SPECIAL,
+        seed=seed,
+        pairs=objective == "mlm_nsp",
+        **changes,
     )
 
 
@@ -64,8 +69,12 @@ def random_batch(objective: str = "mlm", *, rows: int = 4, length: int = 24, see
         inner = torch.randint(5, VOCAB_SIZE, (size - 2,), generator=generator).tolist()
         return [SPECIAL.cls, *inner, SPECIAL.sep]
 
-    made = [[document(length)], [document(10), document(length - 10)], [document(8), document(7), document(9)]]
-    made = (made * rows)[: rows - 1] + [[document(11), document(6)]]
+    made = [
+        [document(length)],
+        [document(10), document(length - 10)],
+        [document(8), document(7), document(9)],
+    ]
+    made = [*(made * rows)[: rows - 1], [document(11), document(6)]]
     if objective == "mlm_nsp":  # a pair is one document
         made = [[document(length)] for _ in range(rows - 1)] + [[document(length - 5)]]
         return with_pairs(batch_of(made, length))

@@ -20,3 +20,13 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the corpora in ../shared/data are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level tokenizer of 300 pieces, trained on a few sentences."""
+    from lmzoo.text.config import TokenizerConfig
+    from lmzoo.text.tokenizer import train_tokenizer
+
+    text = "The cat sat on the mat, and the dog sat on the cat. 猫坐在垫子上。" * 20
+    return train_tokenizer(TokenizerConfig(vocab_size=280), [text])

@@ -14,7 +14,27 @@ from lmzoo.types import SpecialTokens
 PAD, CLS, SEP = 0, 2, 3
 SPECIAL = SpecialTokens(vocab_size=1000)
 
-WORDS = "the sea was calm and a red boat lay by old stones when night fell over many quiet houses".split()
+WORDS = [
+    "the",
+    "sea",
+    "was",
+    "calm",
+    "and",
+    "a",
+    "red",
+    "boat",
+    "lay",
+    "by",
+    "old",
+    "stones",
+    "when",
+    "night",
+    "fell",
+    "over",
+    "many",
+    "quiet",
+    "houses",
+]
 
 
 def make_part(folder: Path, documents: list[list[list[int]]], special: SpecialTokens = SPECIAL) -> Part:
@@ -43,7 +63,8 @@ def made_documents(count: int, seed: int = 0, sentences: int = 6) -> list[str]:
     random = np.random.default_rng(seed)
     return [
         "\n".join(
-            " ".join(random.choice(WORDS, random.integers(3, 12))).capitalize() + "." for _ in range(sentences)
+            " ".join(random.choice(WORDS, random.integers(3, 12))).capitalize() + "."
+            for _ in range(sentences)
         )
         for _ in range(count)
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of
 
+from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of
 from lmzoo.backbone import build_backbone
 from lmzoo.types import Batch, Context, Hidden
 
@@ -92,7 +92,10 @@ def test_padding_is_inert(family, context):
 
 @pytest.mark.parametrize(("family", "context"), COMBINATIONS)
 def test_a_batch_equals_its_rows_one_by_one(family, context):
-    rows = [[[SPECIAL.cls, 7, 8, SPECIAL.sep], [SPECIAL.cls, 9, SPECIAL.sep]], [[SPECIAL.cls, *range(10, 18), SPECIAL.sep]]]
+    rows = [
+        [[SPECIAL.cls, 7, 8, SPECIAL.sep], [SPECIAL.cls, 9, SPECIAL.sep]],
+        [[SPECIAL.cls, *range(10, 18), SPECIAL.sep]],
+    ]
     together = states(family, context, batch_of(rows, LENGTH))
     for i, row in enumerate(rows):
         alone = states(family, context, batch_of([row], LENGTH))

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import SMALL, VOCAB_SIZE
 
+from builders import SMALL, VOCAB_SIZE
 from lmzoo.backbone import build_backbone
 from lmzoo.nn import losses
 from lmzoo.nn.config import SIZES, LstmConfig, TransformerConfig, complete
@@ -76,9 +76,7 @@ def test_one_layer_without_clipping_is_pytorchs_projected_lstm():
         theirs.bias_hh_l0.zero_()
         theirs.weight_hr_l0.copy_(layer.projection)
     x, documents = torch.randn(2, 11, 6), torch.zeros(2, 11, dtype=torch.long)
-    torch.testing.assert_close(
-        ours(x, documents, documents).states, theirs(x)[0], atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(ours(x, documents, documents).states, theirs(x)[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -149,11 +147,15 @@ def test_attention_equals_the_formula():
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("choices", [
-    {"norm_placement": "post", "activation": "gelu", "bias": True, "positions": "learned"},
-    {"norm_placement": "pre", "activation": "relu", "bias": True, "positions": "sinusoidal"},
-    {"embedding_norm": False, "activation": "gelu", "positions": "none"},
-], ids=["bert_2018", "relu", "bare"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"norm_placement": "post", "activation": "gelu", "bias": True, "positions": "learned"},
+        {"norm_placement": "pre", "activation": "relu", "bias": True, "positions": "sinusoidal"},
+        {"embedding_norm": False, "activation": "gelu", "positions": "none"},
+    ],
+    ids=["bert_2018", "relu", "bare"],
+)
 def test_the_published_choices_are_config_of_the_same_class(choices):
     config = replace(SMALL["bert"], num_segments=0, max_positions=9, **choices)
     backbone = build_backbone(config, Context.FULL, VOCAB_SIZE)

@@ -10,7 +10,7 @@ import torch
 
 from lmzoo import rng
 from lmzoo.data.config import DataConfig
-from lmzoo.data.nsp_baseline import best_threshold, overlap_baseline
+from lmzoo.data.nsp_baseline import _pairs, best_threshold, overlap_baseline
 from lmzoo.data.pairs import PairsView
 from lmzoo.data.prepare import prepare
 from lmzoo.data.stream import StreamView
@@ -78,23 +78,23 @@ def test_best_threshold_is_the_best_of_all_there_are() -> None:
 
 
 def test_rare_words_weigh_more_than_common_ones() -> None:
-    # 10 stands everywhere; consecutive pairs share a word of their own, random ones only the 10
-    train = []
-    for i in range(20):
-        own, other = 20 + i, 40 + i
-        train.append(([10, own, 11], [10, own, 12], 0))
-        train.append(([10, own, 11], [10, other, 12], 1))
-    # the random pairs share two common words, the consecutive ones a word that training never had
-    valid = [([10, 90], [10, 90], 0), ([10, 11, 91], [10, 11, 92], 1)] * 5
+    # every pair shares one word of two: consecutive ones a word of their own, random ones the common 10
+    train = [([20 + i, 11], [20 + i, 12], 0) for i in range(20)]
+    train += [([10, 40 + i], [10, 60 + i], 1) for i in range(20)]
+    # words that training never had are the rarest of all
+    valid = [([90, 11], [90, 12], 0), ([10, 91], [10, 92], 1)] * 5
     assert overlap_baseline(MadePairs(train), MadePairs(valid)) == 1.0
 
 
-def test_special_tokens_are_not_overlap() -> None:
-    # [CLS], [SEP] and padding are in every row; with them, these pairs would seem to overlap
-    train = [([20 + i], [20 + i], 0) for i in range(10)] + [([20 + i], [50 + i], 1) for i in range(10)]
-    assert overlap_baseline(MadePairs(train), MadePairs(train)) == 1.0
-    emptied = [([20], [60], 1), ([21], [61], 1)]
-    assert overlap_baseline(MadePairs(train), MadePairs(emptied)) == 1.0
+def test_segments_are_sets_of_types_without_special_tokens() -> None:
+    pairs, labels = _pairs(MadePairs([([20, 21, 20], [22], 1), ([1, 4, 23], [23], 0)]), rows=10)
+    assert pairs == [({20, 21}, {22}), ({23}, {23})]
+    assert labels.tolist() == [True, False]
+
+
+def test_pairs_are_spread_over_the_epoch() -> None:
+    made = MadePairs([([10 + i], [50], 0) for i in range(9)])
+    assert [min(a) for (a, _) in _pairs(made, rows=3)[0]] == [10, 14, 18]
 
 
 def test_labels_without_a_pattern_are_guessed_at_chance() -> None:

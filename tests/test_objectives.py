@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import PAIRS, SMALL, SPECIAL, VOCAB_SIZE, batch_of, random_batch, small_module, with_pairs
 
+from builders import PAIRS, SMALL, SPECIAL, VOCAB_SIZE, batch_of, random_batch, small_module, with_pairs
 from lmzoo import rng
 from lmzoo.errors import LmzooError
 from lmzoo.modules import VALIDATION_KEY, BertModule, GptModule
 from lmzoo.nn.config import TransformerConfig
 from lmzoo.objectives.base import Score, Scores
-from lmzoo.objectives.config import BilmConfig, MlmConfig, MlmNspConfig, common_context
+from lmzoo.objectives.config import BilmConfig, MlmConfig, MlmNspConfig, choose_context
 from lmzoo.objectives.mlm import mask_tokens
 from lmzoo.types import Batch, Context, SpecialTokens
 
@@ -104,9 +104,9 @@ def test_masks_depend_on_the_rows_number_alone_not_on_its_place_in_the_batch():
 def test_validation_masks_the_same_whatever_the_rates_and_the_seed(objective):
     batch = random_batch(objective().name)
     tasks = [
-        BertModule(objective(mask_rate=rate), model=SMALL["bert"], special=SPECIAL, seed=seed).objective.prepare(
-            batch, VALIDATION_KEY, training=False
-        )
+        BertModule(
+            objective(mask_rate=rate), model=SMALL["bert"], special=SPECIAL, seed=seed
+        ).objective.prepare(batch, VALIDATION_KEY, training=False)
         for rate, seed in [(0.15, 1), (0.4, 2)]
     ]
     assert torch.equal(tasks[0].batch.tokens, tasks[1].batch.tokens)
@@ -116,7 +116,9 @@ def test_training_masks_differ_between_seeds_and_samples():
     batch = random_batch()
     one = small_module("bert", "mlm", seed=1).prepare(batch).batch.tokens
     other = small_module("bert", "mlm", seed=2).prepare(batch).batch.tokens
-    later = small_module("bert", "mlm", seed=1).prepare(replace(batch, samples=batch.samples + 100)).batch.tokens
+    later = (
+        small_module("bert", "mlm", seed=1).prepare(replace(batch, samples=batch.samples + 100)).batch.tokens
+    )
     assert not torch.equal(one, other)
     assert not torch.equal(one, later)
 
@@ -190,8 +192,10 @@ def test_an_impossible_pair_is_refused_naming_both_sides_and_what_would_work():
     class PastOnly(TransformerConfig):
         contexts = (Context.PAST,)
 
-    with pytest.raises(LmzooError, match=r"objective=bilm .*apart.*model=lstm .*past.*choose objective=clm"):
-        common_context(PastOnly(name="lstm"), BilmConfig())
+    with pytest.raises(
+        LmzooError, match=r"objective=bilm .*apart.*model=lstm .*past.*choose objective=clm, .*model=elmo"
+    ):
+        choose_context(PastOnly(name="lstm"), BilmConfig())
 
 
 def test_an_unknown_objective_or_size_is_refused_with_the_choices():

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import made_documents, read_real, write_text
 
+from corpora import made_documents, read_real, write_text
 from lmzoo.data import prepare as room
 from lmzoo.data.config import DataConfig
+from lmzoo.data.corpus import Sample
 from lmzoo.data.prepare import prepare
 from lmzoo.data.store import Store
 from lmzoo.errors import LmzooError
@@ -49,7 +50,10 @@ def own_text(path: Path, **more: object) -> DataConfig:
 def test_chinese_and_english_come_back(tmp_path: Path, shared_data: Path) -> None:
     documents = read_real(shared_data / "zh" / "wikipedia_zh.train.txt.gz", 40)
     documents += read_real(shared_data / "pretrain" / "wikipedia.train.txt.gz", 10)
-    documents += ["他说：“今天下雨。”她问：“真的吗？”真的！[MASK] 不是标记 [CLS]。\n　全角空格，emoji 👩‍🔬 ok.  Two  spaces."]
+    documents += [
+        "他说：“今天下雨。”她问：“真的吗？”真的！[MASK] 不是标记 [CLS]。\n"
+        "　全角空格，emoji 👩‍🔬 ok.  Two  spaces."
+    ]
     assert any("。" in document for document in documents)
     text = write_text(tmp_path / "a.txt", documents)
     store = prepare(own_text(text), TokenizerConfig(vocab_size=2000), tmp_path / "cache")
@@ -78,7 +82,9 @@ def test_chinese_sentences_start_where_they_should(tmp_path: Path) -> None:
     for part in store.parts.values():
         for i in range(part.num_documents):
             starts, ends = part.sentence_bounds(i)
-            found.append([store.tokenizer.decode(part.tokens[s:e].tolist()) for s, e in zip(starts, ends, strict=True)])
+            found.append(
+                [store.tokenizer.decode(part.tokens[s:e].tolist()) for s, e in zip(starts, ends, strict=True)]
+            )
     assert ["你好。", "今天下雨！", "真的吗？", "是的；", "走吧。"] in found
 
 
@@ -113,7 +119,9 @@ def test_the_split_hangs_on_each_text_alone(tmp_path: Path) -> None:
     assert set(texts_of(fewer, "valid")) <= set(texts_of(forward, "valid"))
     other = prepare(own_text(tmp_path / "a.txt", split_seed=1), SMALL, tmp_path / "cache")
     assert set(texts_of(other, "valid")) != set(texts_of(forward, "valid"))
-    twice = prepare(own_text(write_text(tmp_path / "d.txt", documents + documents)), SMALL, tmp_path / "cache")
+    twice = prepare(
+        own_text(write_text(tmp_path / "d.txt", documents + documents)), SMALL, tmp_path / "cache"
+    )
     assert not set(texts_of(twice, "valid")) & set(texts_of(twice, "train"))
 
 
@@ -193,7 +201,7 @@ def test_the_embedded_corpus(tmp_path: Path) -> None:
 
 class TestSample:
     def ranked(self, texts: list[str], max_bytes: int, seed: int) -> list[str]:
-        sample = room._Sample(max_bytes)
+        sample = Sample(max_bytes)
         for i in np.random.default_rng(seed).permutation(len(texts)):
             sample.add(texts[i])
         return list(sample.texts())
@@ -208,7 +216,7 @@ class TestSample:
         assert everything[: len(ranked)] == ranked
 
     def test_of_a_long_document_the_beginning_counts(self) -> None:
-        sample = room._Sample(10)
+        sample = Sample(10)
         sample.add("汉" * 100)
         assert list(sample.texts()) == ["汉" * 3]
 
@@ -326,28 +334,36 @@ def test_text_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
 
 
 BAD = {
-    "nothing given": (dict(train=None), SMALL, r"data=text needs data\.train"),
-    "missing file": (dict(train="nowhere.txt"), SMALL, r"data\.train=nowhere\.txt"),
-    "missing valid": (dict(valid="nowhere.txt"), SMALL, r"data\.valid=nowhere\.txt"),
-    "missing test": (dict(test="nowhere.txt"), SMALL, r"data\.test=nowhere\.txt"),
-    "no match": (dict(train="*.jsonl"), SMALL, r"data\.train=\*\.jsonl"),
-    "empty file": (dict(train="empty.txt"), SMALL, r"empty\.txt"),
-    "blank file": (dict(train="blank.txt"), SMALL, r"blank\.txt"),
-    "not UTF-8": (dict(train="latin.txt"), SMALL, r"latin\.txt:3"),
-    "bad JSON": (dict(train="bad.jsonl.gz"), SMALL, r"bad\.jsonl\.gz:2"),
-    "damaged gz": (dict(train="cut.txt.gz"), SMALL, r"cut\.txt\.gz"),
-    "unknown corpus": (dict(name="wiki"), SMALL, r"data=wiki"),
-    "unknown sentences": (dict(sentences="words"), SMALL, r"data\.sentences=words"),
-    "stdlib with files": (dict(name="stdlib"), SMALL, r"data\.train=a\.txt needs data=text"),
-    "fraction 0": (dict(valid_fraction=0.0), SMALL, r"data\.valid_fraction=0\.0"),
-    "fraction 1": (dict(valid_fraction=1.0), SMALL, r"data\.valid_fraction=1\.0"),
-    "nothing held out": (dict(valid_fraction=1e-9), SMALL, r"no document is left for validation.*0 of 40.*raise"),
-    "all held out": (dict(valid_fraction=1 - 1e-9), SMALL, r"no document is left for training.*40 of 40.*lower"),
-    "large vocabulary": (dict(), TokenizerConfig(vocab_size=50_000), r"tokenizer\.vocab_size"),
-    "unknown tokenizer": (dict(), TokenizerConfig(name="words"), r"tokenizer"),
-    "no tokenizer file": (dict(), TokenizerConfig(file="no.json"), r"no\.json"),
-    "not a tokenizer": (dict(), TokenizerConfig(file="a.txt"), r"a\.txt"),
-    "no sample": (dict(), TokenizerConfig(sample_megabytes=0), r"tokenizer\.sample_megabytes=0"),
+    "nothing given": ({"train": None}, SMALL, r"data=text needs data\.train"),
+    "missing file": ({"train": "nowhere.txt"}, SMALL, r"data\.train=nowhere\.txt"),
+    "missing valid": ({"valid": "nowhere.txt"}, SMALL, r"data\.valid=nowhere\.txt"),
+    "missing test": ({"test": "nowhere.txt"}, SMALL, r"data\.test=nowhere\.txt"),
+    "no match": ({"train": "*.jsonl"}, SMALL, r"data\.train=\*\.jsonl"),
+    "empty file": ({"train": "empty.txt"}, SMALL, r"empty\.txt"),
+    "blank file": ({"train": "blank.txt"}, SMALL, r"blank\.txt"),
+    "not UTF-8": ({"train": "latin.txt"}, SMALL, r"latin\.txt:3"),
+    "bad JSON": ({"train": "bad.jsonl.gz"}, SMALL, r"bad\.jsonl\.gz:2"),
+    "damaged gz": ({"train": "cut.txt.gz"}, SMALL, r"cut\.txt\.gz"),
+    "unknown corpus": ({"name": "wiki"}, SMALL, r"data=wiki"),
+    "unknown sentences": ({"sentences": "words"}, SMALL, r"data\.sentences=words"),
+    "stdlib with files": ({"name": "stdlib"}, SMALL, r"data\.train=a\.txt needs data=text"),
+    "fraction 0": ({"valid_fraction": 0.0}, SMALL, r"data\.valid_fraction=0\.0"),
+    "fraction 1": ({"valid_fraction": 1.0}, SMALL, r"data\.valid_fraction=1\.0"),
+    "nothing held out": (
+        {"valid_fraction": 1e-9},
+        SMALL,
+        r"no document is left for validation.*0 of 40.*raise",
+    ),
+    "all held out": (
+        {"valid_fraction": 1 - 1e-9},
+        SMALL,
+        r"no document is left for training.*40 of 40.*lower",
+    ),
+    "large vocabulary": ({}, TokenizerConfig(vocab_size=50_000), r"tokenizer\.vocab_size"),
+    "unknown tokenizer": ({}, TokenizerConfig(name="words"), r"tokenizer"),
+    "no tokenizer file": ({}, TokenizerConfig(file="no.json"), r"no\.json"),
+    "not a tokenizer": ({}, TokenizerConfig(file="a.txt"), r"a\.txt"),
+    "no sample": ({}, TokenizerConfig(sample_megabytes=0), r"tokenizer\.sample_megabytes=0"),
 }
 
 

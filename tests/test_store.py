@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import SPECIAL, made_documents, make_part, write_text
 
+from corpora import SPECIAL, made_documents, make_part, write_text
 from lmzoo.data.config import DataConfig
 from lmzoo.data.prepare import prepare
 from lmzoo.data.store import Part, Store, open_store

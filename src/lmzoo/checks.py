@@ -7,18 +7,11 @@ from typing import Any
 
 from lmzoo.data.config import VIEWS, DataConfig
 from lmzoo.errors import LmzooError, one_of
-from lmzoo.nn.config import SIZES, LstmConfig, ModelConfig, TransformerConfig
+from lmzoo.nn.config import MODELS, SIZES, ModelConfig, TransformerConfig
 from lmzoo.objectives.config import OBJECTIVES, MlmConfig, ObjectiveConfig
 from lmzoo.settings import BudgetConfig, HardwareConfig, ScheduleConfig
 from lmzoo.text.config import TokenizerConfig
 from lmzoo.types import Context
-
-MODELS: dict[str, type[ModelConfig]] = {
-    "elmo": LstmConfig,
-    "gpt": TransformerConfig,
-    "bert": TransformerConfig,
-}
-"""The encoder of every family."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
@@ -125,33 +118,6 @@ def check_values(config: object) -> None:
             raise LmzooError(f"{key}={value} is out of range: give a number in {interval}")
 
 
-def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | None) -> Context:
-    """The context of a run: ``given``, or the first of the objective's that the encoder can give.
-
-    Raises:
-        LmzooError: where the pair is impossible, naming both sides and the choices that would work.
-    """
-    shared = [context for context in objective.contexts if context in model.contexts]
-    if not shared:
-        needs = " or ".join(context.value for context in objective.contexts)
-        gives = ", ".join(context.value for context in model.contexts) or "none"
-        objectives = [name for name, other in OBJECTIVES.items() if set(other.contexts) & set(model.contexts)]
-        models = [name for name, other in MODELS.items() if set(other.contexts) & set(objective.contexts)]
-        raise LmzooError(
-            f"objective={objective.name} needs the context {needs}, and model={model.name} gives {gives}; "
-            f"with this model choose objective={'|'.join(objectives)}, "
-            f"with this objective model={'|'.join(models)}"
-        )
-    if given is None:
-        return shared[0]
-    if Context(given) not in shared:
-        raise LmzooError(
-            f"context={given} does not go with model={model.name} objective={objective.name}; "
-            f"choose one of: {', '.join(context.value for context in shared)}"
-        )
-    return Context(given)
-
-
 def check_view(objective: ObjectiveConfig, view: str) -> None:
     """Raises LmzooError where the objective does not take this view of the corpus."""
     if view not in objective.views:
@@ -241,11 +207,16 @@ def check_schedule(schedule: ScheduleConfig) -> None:
         )
 
 
-def check_hardware(hardware: HardwareConfig) -> None:
+def check_hardware(hardware: HardwareConfig, batch_size: int) -> None:
     """Check what needs no look at the machine. Raises LmzooError."""
     devices = hardware.devices
     if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
         raise LmzooError(f"hardware.devices={devices} is not known: give a whole number from 1, or auto")
+    if isinstance(devices, int) and batch_size % (devices * hardware.nodes):
+        raise LmzooError(
+            f"batch_size={batch_size} cannot be shared by {devices * hardware.nodes} devices; "
+            f"give a multiple of {devices * hardware.nodes}"
+        )
     if hardware.precision == "fp16" and hardware.accelerator == "cpu":
         raise LmzooError(
             "hardware.precision=fp16 needs a GPU; on hardware.accelerator=cpu choose bf16 or fp32"

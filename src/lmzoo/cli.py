@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from lmzoo.config import TrainConfig
+    from lmzoo.settings import TrainConfig
 
 Job = Callable[..., object]
 """``job(config, folder, resuming=False)``: what is done with a resolved config in a run folder."""
@@ -169,7 +169,7 @@ def resumed_config(folder: Path, overrides: list[Override]) -> TrainConfig:
         else:
             new.logger.group = new.logger.group or config.logger.group
             setattr(config, section, getattr(new, section))
-    check_hardware(config.hardware)
+    check_hardware(config.hardware, config.batch_size)
     return config
 
 

@@ -6,63 +6,18 @@ Importing this file costs neither torch nor Hydra: both come late, so that a ref
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmzoo import checks
-from lmzoo.data.config import DataConfig
 from lmzoo.errors import LmzooError, one_of
-from lmzoo.nn.config import SIZES, LstmConfig, ModelConfig, Size, TransformerConfig
-from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig
-from lmzoo.settings import (
-    BudgetConfig,
-    CheckpointConfig,
-    HardwareConfig,
-    LoggerConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    ValidConfig,
-)
-from lmzoo.text.config import TokenizerConfig
+from lmzoo.nn.config import MODELS, LstmConfig, TransformerConfig, complete
+from lmzoo.objectives.config import OBJECTIVES, choose_context
+from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-DEFAULT_TOKENS = 3_500_000
-"""The budget of a run to which none is given."""
-
-
-@dataclass
-class TrainConfig:
-    """Everything that makes a run."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    valid: ValidConfig = field(default_factory=ValidConfig)
-    size: str = "tiny"
-    """`tiny`, `mini`, `small`, `base` or `large`: fills what the model leaves open."""
-    batch_size: int = 16
-    """Sequences a step, over all devices and micro-batches together."""
-    seq_len: int = 128
-    """Tokens a sequence."""
-    seed: int = 1
-    cache_dir: str | None = None
-    """Where prepared corpora lie; without it `LMZOO_CACHE`, or the platform's cache folder."""
-    init_from: str | None = None
-    """A run folder whose weights to start from."""
-    resume: str | None = None
-    """A run folder to go on in; the config comes from there."""
-    context: str | None = None
-    """`past`, `full` or `apart`; derived: the first that the objective accepts and the model gives."""
 
 
 def config_folder() -> Path:
@@ -123,37 +78,23 @@ def resolve(config: TrainConfig) -> TrainConfig:
         raise LmzooError("resume= is given on the command line, alone or with hardware and logger settings")
     checks.check_values(config)
     model, objective, data = config.model, config.objective, config.data
-    context = checks.choose_context(model, objective, config.context)
+    context = choose_context(model, objective, config.context)
     config.context = context.value
     if data.view is None:
         data.view = objective.views[0]
     checks.check_view(objective, data.view)
-    _fill_model(model, SIZES[config.size], config.seq_len, data.view)
-    checks.check_model(model, config.seq_len)
+    pairs = data.view == "pairs"
+    config.model = complete(model, size=config.size, pairs=pairs, seq_len=config.seq_len)
+    checks.check_model(config.model, config.seq_len)
     checks.check_objective(objective)
     checks.check_data(data, config.tokenizer)
     checks.check_budget(config.budget)
     if all(value is None for value in vars(config.budget).values()):
         config.budget.tokens = float(DEFAULT_TOKENS)
     checks.check_schedule(config.schedule)
-    checks.check_hardware(config.hardware)
+    checks.check_hardware(config.hardware, config.batch_size)
     _make_paths_absolute(config)
     return config
-
-
-def _fill_model(model: ModelConfig, size: Size, seq_len: int, view: str) -> None:
-    filling: dict[str, int] = {
-        "hidden_size": size.hidden_size,
-        "num_segments": 2 if view == "pairs" else 0,
-        "max_positions": seq_len if model.positions == "learned" else 0,
-    }
-    if isinstance(model, TransformerConfig):
-        filling |= {"num_layers": size.num_layers, "num_heads": size.num_heads, "ffn_size": size.ffn_size}
-    else:
-        filling |= {"num_layers": size.lstm_layers, "cell_size": size.cell_size}
-    for name, value in filling.items():
-        if getattr(model, name) is None:
-            setattr(model, name, value)
 
 
 def _make_paths_absolute(config: TrainConfig) -> None:
@@ -197,9 +138,9 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         names = values["model"]["name"], values["objective"]["name"]
     except (KeyError, TypeError):
         raise LmzooError("not the config of a run: it names no model and no objective") from None
-    one_of("model.name", names[0], checks.MODELS)
+    one_of("model.name", names[0], MODELS)
     one_of("objective.name", names[1], OBJECTIVES)
-    typed = TrainConfig(model=checks.MODELS[names[0]](), objective=OBJECTIVES[names[1]]())
+    typed = TrainConfig(model=MODELS[names[0]](), objective=OBJECTIVES[names[1]]())
     try:
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), values))
     except OmegaConfBaseException as error:

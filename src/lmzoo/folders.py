@@ -9,8 +9,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from lmzoo.config import TrainConfig, save_config
+from lmzoo.config import save_config
 from lmzoo.errors import LmzooError
+from lmzoo.settings import TrainConfig
 
 _made_here: set[Path] = set()
 """Folders that were not there before this command."""

@@ -12,9 +12,10 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from lmzoo.checks import MODELS
-from lmzoo.config import DEFAULT_TOKENS, TrainConfig, config_folder
+from lmzoo.config import config_folder
+from lmzoo.nn.config import MODELS
 from lmzoo.objectives.config import OBJECTIVES
+from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
 
 WIDTH = 100
 

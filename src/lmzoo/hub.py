@@ -14,7 +14,7 @@ from safetensors.torch import load_file, load_model, save_model
 from lmzoo import __version__
 from lmzoo.errors import LmzooError
 from lmzoo.modules import FAMILIES, LanguageModelModule
-from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.config import MODELS, ModelConfig
 from lmzoo.objectives.config import OBJECTIVES
 from lmzoo.text.tokenizer import TextTokenizer, load_tokenizer
 from lmzoo.types import SpecialTokens
@@ -58,7 +58,9 @@ def find_model(path: str | Path) -> Path:
     for folder in (given / "model", given):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    raise LmzooError(f"{path} holds no model ({CONFIG} and {WEIGHTS}, there or in model/); give a finished run")
+    raise LmzooError(
+        f"{path} holds no model ({CONFIG} and {WEIGHTS}, there or in model/); give a finished run"
+    )
 
 
 def load_exported(path: str | Path) -> tuple[LanguageModelModule, TextTokenizer]:
@@ -70,14 +72,16 @@ def load_exported(path: str | Path) -> tuple[LanguageModelModule, TextTokenizer]
     folder = find_model(path)
     try:
         described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model = _dataclass(FAMILIES[described["model"]["name"]].model_type, described["model"])
+        model = _dataclass(MODELS[described["model"]["name"]], described["model"])
         objective = _dataclass(OBJECTIVES[described["objective"]["name"]], described["objective"])
         special = _dataclass(SpecialTokens, described["special_tokens"])
-        module = FAMILIES[model.name](objective, model=model, special=special)
+        module = FAMILIES[model.name](objective, model=model, special=special, context=described["context"])
         load_model(module, str(folder / WEIGHTS))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise LmzooError(f"{folder} is damaged or of another version ({reason}); export the run again") from error
+        raise LmzooError(
+            f"{folder} is damaged or of another version ({reason}); export the run again"
+        ) from error
     return module.eval(), load_tokenizer(folder / TOKENIZER)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import netrc
 import os
 import shlex
 import shutil
@@ -16,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
@@ -142,16 +140,19 @@ def build_loggers(
             without a login.
     """
     one_of("logger", config.name, ("wandb", "tensorboard", "csv", "none"))
-    loggers: list[Logger] = [HistoryLogger(folder, resume_step)]
     if not _is_rank_zero():
-        return loggers, None
+        return [HistoryLogger(folder, resume_step)], None
+    # what may be refused comes first, before anything is written
+    mode = _wandb_mode(config) if config.name == "wandb" else "disabled"
     if config.name == "tensorboard":
-        loggers.append(_tensorboard(folder, run_config, resume_step))
-    elif config.name == "wandb" and (mode := _wandb_mode(config)) != "disabled":
-        run = {"config": run_config, "name": name, "tags": tags, "group": group, "id": wandb_id}
-        logger = _wandb(config, folder, mode, run)
-        return [*loggers, logger], logger.experiment.id
-    return loggers, None
+        board = _tensorboard(folder, run_config, resume_step)
+        return [HistoryLogger(folder, resume_step), board], None
+    history = HistoryLogger(folder, resume_step)
+    if mode == "disabled":
+        return [history], None
+    run = {"config": run_config, "name": name, "tags": tags, "group": group, "id": wandb_id}
+    logger = _wandb(config, folder, mode, run)
+    return [history, logger], logger.experiment.id
 
 
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
@@ -213,34 +214,27 @@ def _wandb_mode(config: LoggerConfig) -> str:
     import wandb
 
     one_of("logger.mode", config.mode, ("auto", "online", "offline", "disabled"))
-    settings = wandb.setup(wandb.Settings(silent=True)).settings
-    mode, source = config.mode, f"logger.mode={config.mode}"
-    if mode == "auto" and (given := os.environ.get("WANDB_MODE")):
-        mode, source = {"dryrun": "offline"}.get(given, given), f"WANDB_MODE={given}"
-        one_of("WANDB_MODE", mode, ("online", "offline", "disabled"))
-    elif mode == "auto" and settings.mode in ("offline", "disabled"):  # by the command `wandb offline`
-        mode = settings.mode
-    if mode not in ("auto", "online"):
+    asked, source = config.mode, f"logger.mode={config.mode}"
+    if asked == "auto" and (given := os.environ.get("WANDB_MODE")):
+        asked, source = {"dryrun": "offline"}.get(given, given), f"WANDB_MODE={given}"
+        one_of("WANDB_MODE", asked, ("online", "offline", "disabled"))
+    if asked in ("offline", "disabled"):
+        return asked
+    quiet = wandb.Settings(silent=True) if asked == "auto" else wandb.Settings(silent=True, mode="online")
+    mode = wandb.setup(quiet).settings.mode
+    if mode in ("offline", "disabled"):  # by the command `wandb offline`
         return mode
-    if _is_logged_in(settings):
-        return "online"
-    if mode == "online":
+    try:
+        if wandb.login(prompt=False, verify=False):  # looks for a key, and asks neither user nor server
+            return "online"
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise LmzooError(
+            f"the login to W&B cannot be used ({reason}); mend it, or logger.mode=offline"
+        ) from None
+    if asked == "online":
         raise LmzooError(f"{source}, but no login to W&B is found: `wandb login`, or logger.mode=offline")
     return "offline"
-
-
-def _is_logged_in(settings: Any) -> bool:
-    """Whether W&B would find credentials: in the environment, its settings or netrc. Asks nobody."""
-    if os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or settings.api_key:
-        return True
-    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    path = next((p for p in map(Path.expanduser, map(Path, candidates)) if p.exists()), None)
-    if path is None:
-        return False
-    try:
-        return netrc.netrc(path).authenticators(urlsplit(settings.base_url).netloc) is not None
-    except (netrc.NetrcParseError, OSError) as error:
-        raise LmzooError(f"{path} cannot be read ({error}): mend it, or set logger.mode=offline") from None
 
 
 def _wandb(config: LoggerConfig, folder: Path, mode: str, run: dict[str, Any]) -> WandbLogger:
@@ -272,6 +266,7 @@ def _wandb(config: LoggerConfig, folder: Path, mode: str, run: dict[str, Any]) -
     except wandb.Error as error:
         if mode != "online":
             raise
+        wandb.teardown()  # else the run that could not start still holds the id
         for leftover in set(folder.glob("wandb/run-*")) - earlier:
             shutil.rmtree(leftover, ignore_errors=True)
         reason = str(error).splitlines()[0]

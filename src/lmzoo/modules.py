@@ -9,6 +9,7 @@ before the first backward pass.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from lmzoo.ledger import Ledger
 from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig, complete
 from lmzoo.objectives.base import Objective, Score, Scores, Task
 from lmzoo.objectives.build import build_objective
-from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig, common_context
+from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig, choose_context
 from lmzoo.optim import build_optimizer, learning_rate_factor
 from lmzoo.settings import BudgetConfig, OptimizerConfig, ScheduleConfig
 from lmzoo.types import Batch, LossTerm, SpecialTokens
@@ -68,6 +69,8 @@ class LanguageModelModule(L.LightningModule):
         self.log_every = log_every
         self.ledger = Ledger()
         self.last_loss: float | None = None
+        self.last_parts: dict[str, float] = {}
+        """Losses of the latest step, over all ranks, in nats a prediction."""
         self.gradient_norm: float = 0.0
         self.metrics: dict[str, float | None] = {}
         """Figures of the latest validation."""
@@ -113,15 +116,18 @@ class LanguageModelModule(L.LightningModule):
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = self.optimizer_config.lr * factor
         optimizer.zero_grad()  # type: ignore[union-attr]
-        sums = dict.fromkeys(self.objective.weights, 0.0)
+        sums = torch.zeros(len(self.objective.weights), dtype=torch.float64, device=self.device)
         for number, task in enumerate(tasks):
             last = number == len(tasks) - 1
             with contextlib.nullcontext() if last else self._no_sync():
                 terms = self.terms(task)
                 self.manual_backward(self._divided(terms, counts))
-            for name, term in terms.items():
-                sums[name] = sums[name] + term.total.detach()
-        self.last_parts = {name: total / max(counts[name], 1) for name, total in sums.items()}
+            for place, name in enumerate(self.objective.weights):
+                sums[place] += terms[name].total.detach()
+        sums = self._over_ranks(sums).tolist()
+        self.last_parts = {
+            n: total / max(counts[n], 1) for n, total in zip(self.objective.weights, sums, strict=True)
+        }
         optimizer.step()  # type: ignore[union-attr]
         self._after_step(factor)
 
@@ -142,11 +148,13 @@ class LanguageModelModule(L.LightningModule):
         counts["tokens"] = int(batch.num_tokens())
         counts["seconds"] = (now - self._mark) / self.trainer.world_size
         self._mark = now
+        packed = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
+        return dict(zip(counts, self._over_ranks(packed).tolist(), strict=True))
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
         if self.trainer.world_size > 1:
-            packed = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
-            torch.distributed.all_reduce(packed)
-            counts = dict(zip(counts, packed.tolist(), strict=True))
-        return counts
+            torch.distributed.all_reduce(sums)
+        return sums
 
     def _account(self, batch: Batch, counts: dict[str, float]) -> None:
         rows = len(batch) * self.trainer.world_size
@@ -171,13 +179,13 @@ class LanguageModelModule(L.LightningModule):
         """Clip; by now Lightning has taken a loss scale off the gradients."""
         limit = self.optimizer_config.gradient_clip or float("inf")
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
-        loss = sum(self.objective.weights[name] * float(value) for name, value in self.last_parts.items())
+        loss = sum(self.objective.weights[name] * value for name, value in self.last_parts.items())
         scaled = self.trainer.precision_plugin.precision == "16-mixed"  # its scaler skips such a step
-        finite = torch.isfinite(torch.tensor(loss if scaled else loss + self.gradient_norm))
+        finite = math.isfinite(loss if scaled else loss + self.gradient_norm)
         if not finite:
             raise LmzooError(
-                f"step {self.ledger.steps}: the loss is {loss:.4g} and the gradient's norm {self.gradient_norm:.4g}, "
-                "which is not finite; the weights were left as they were before it. "
+                f"step {self.ledger.steps}: the loss is {loss:.4g} and the gradient's norm "
+                f"{self.gradient_norm:.4g}, which is not finite; the weights stay as they were before it. "
                 "Lower optimizer.lr, lengthen schedule.warmup, or set hardware.precision=fp32"
             )
         self.last_loss = loss
@@ -187,7 +195,7 @@ class LanguageModelModule(L.LightningModule):
             self.trainer.should_stop = True
         if self.ledger.steps % self.log_every and not self.trainer.should_stop:
             return
-        figures = {f"train/{name}_loss": float(value) for name, value in self.last_parts.items()}
+        figures = {f"train/{name}_loss": value for name, value in self.last_parts.items()}
         figures |= {
             "train/loss": self.last_loss or 0.0,
             "train/lr": self.optimizer_config.lr * factor,
@@ -289,6 +297,7 @@ class _FamilyModule(LanguageModelModule):
         token_bytes: Tensor | None = None,
         pairs: bool | None = None,
         seq_len: int = 128,
+        context: str | None = None,
         seed: int = 1,
         **training: Any,
     ) -> None:
@@ -301,6 +310,7 @@ class _FamilyModule(LanguageModelModule):
             token_bytes: (V,) bytes each id stands for, for bits per byte.
             pairs: whether rows have two segments; by default, if the objective needs them.
             seq_len: longest row, for learned positions.
+            context: where the objective and the encoder share several; the objective's first by default.
             seed: of the initial weights and of all that is drawn in training.
             training: see ``LanguageModelModule``.
 
@@ -311,12 +321,12 @@ class _FamilyModule(LanguageModelModule):
         model = model or self.model_type(name=self.family)
         paired = config.views == ("pairs",) if pairs is None else pairs
         model = complete(model, size=size, pairs=paired, seq_len=seq_len)
-        context = common_context(model, config)
+        chosen = choose_context(model, config, context)
         special = special or SpecialTokens(8192)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone = build_backbone(model, context, special.vocab_size)
-            built = build_objective(config, model, backbone.embedding, special, context, token_bytes)
+            backbone = build_backbone(model, chosen, special.vocab_size)
+            built = build_objective(config, model, backbone.embedding, special, chosen, token_bytes)
         super().__init__(backbone, built, seed=seed, **training)
 
 

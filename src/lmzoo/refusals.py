@@ -14,9 +14,9 @@ def known_keys() -> dict[str, tuple[str, ...]]:
 
     The run's own keys and the names of its sections stand under ``TrainConfig``.
     """
-    from lmzoo.checks import MODELS
-    from lmzoo.config import TrainConfig
+    from lmzoo.nn.config import MODELS
     from lmzoo.objectives.config import OBJECTIVES
+    from lmzoo.settings import TrainConfig
 
     train = TrainConfig()
     sections = [type(value) for value in vars(train).values() if is_dataclass(value)]
@@ -47,7 +47,7 @@ def unknown_key(key: str, owner: type | str | None) -> str:
 
 def _choices_with(section: str, name: str) -> list[str]:
     """The models or objectives that have a key which another one has not."""
-    from lmzoo.checks import MODELS
+    from lmzoo.nn.config import MODELS
     from lmzoo.objectives.config import OBJECTIVES
 
     choices = {"model": MODELS, "objective": OBJECTIVES}.get(section, {})
@@ -56,7 +56,7 @@ def _choices_with(section: str, name: str) -> list[str]:
 
 def _everywhere(name: str) -> list[str]:
     """Sections that have the key ``name``: what was meant where its section was left out."""
-    from lmzoo.config import TrainConfig
+    from lmzoo.settings import TrainConfig
 
     sections = {key: type(value) for key, value in vars(TrainConfig()).items() if is_dataclass(value)}
     return [f"{key}.{name}" for key, owner in sections.items() if name in known_keys()[owner.__name__]]

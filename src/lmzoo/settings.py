@@ -1,11 +1,17 @@
-"""What can be said about training on the command line: the optimizer, the budget, the machine, the logs.
+"""What can be said about training on the command line: the optimizer, the budget, the machine, the logs,
+and the whole of a run.
 
 Types and defaults only; nothing here imports torch, so that `--help` and a refusal are quick.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from lmzoo.data.config import DataConfig
+from lmzoo.nn.config import ModelConfig
+from lmzoo.objectives.config import ObjectiveConfig
+from lmzoo.text.config import TokenizerConfig
 
 
 @dataclass
@@ -102,3 +108,39 @@ class ValidConfig:
     """Steps between validations on `sequences` rows; `best.ckpt` is the best of them."""
     sequences: int = 128
     """Rows of a validation during training, spread over the part; the last one takes all rows."""
+
+
+DEFAULT_TOKENS = 3_500_000
+"""The budget of a run to which none is given."""
+
+
+@dataclass
+class TrainConfig:
+    """Everything that makes a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    valid: ValidConfig = field(default_factory=ValidConfig)
+    size: str = "tiny"
+    """`tiny`, `mini`, `small`, `base` or `large`: fills what the model leaves open."""
+    batch_size: int = 16
+    """Sequences a step, over all devices and micro-batches together."""
+    seq_len: int = 128
+    """Tokens a sequence."""
+    seed: int = 1
+    cache_dir: str | None = None
+    """Where prepared corpora lie; without it `LMZOO_CACHE`, or the platform's cache folder."""
+    init_from: str | None = None
+    """A run folder whose weights to start from."""
+    resume: str | None = None
+    """A run folder to go on in; the config comes from there."""
+    context: str | None = None
+    """`past`, `full` or `apart`; derived: the first that the objective accepts and the model gives."""

@@ -83,7 +83,7 @@ def _quality(metrics: Mapping[str, Any]) -> Iterator[str]:
                 remark += f", by word overlap {_percent(figures[f'{part}_overlap_accuracy'])}"
             remarks.append(remark)
     yield from _rendered(table)
-    yield "losses in nats a prediction; unigram: what the tokens' frequencies alone would pay"
+    yield "losses in nats a prediction; unigram: what token frequencies alone would pay"
     yield from remarks
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lmzoo import cli
 
 if TYPE_CHECKING:
-    from lmzoo.config import TrainConfig
+    from lmzoo.settings import TrainConfig
 
 
 def job(config: TrainConfig, folder: Path, resuming: bool) -> object:

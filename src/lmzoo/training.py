@@ -26,8 +26,7 @@ from lmzoo.errors import LmzooError
 from lmzoo.ledger import peak_memory_bytes
 from lmzoo.logs import build_loggers, close_loggers, wandb_link
 from lmzoo.modules import FAMILIES, LanguageModelModule
-from lmzoo.progress import console
-from lmzoo.settings import HardwareConfig
+from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.summary import summary_table
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
@@ -44,7 +43,7 @@ class RunRecord(Callback):
         checkpoint["lmzoo"] = self._record
 
 
-def train(config: configs.TrainConfig, folder: Path, resuming: bool = False) -> dict[str, Any]:
+def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str, Any]:
     """Train, measure and export one model.
 
     Args:
@@ -59,6 +58,7 @@ def train(config: configs.TrainConfig, folder: Path, resuming: bool = False) -> 
         LmzooError: for all that a user can cause.
     """
     _quieten()
+    precision = precision_of(config.hardware)
     saved = _read_checkpoint(folder / LAST) if resuming else None
     cache = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
     store = prepare(config.data, config.tokenizer, cache)
@@ -82,7 +82,7 @@ def train(config: configs.TrainConfig, folder: Path, resuming: bool = False) -> 
     exit_code = 1
     try:
         with as_rank_command(folder, described, resuming):
-            trainer = _build_trainer(config, folder, loggers, RunRecord(described, wandb_id))
+            trainer = _build_trainer(config, precision, folder, loggers, RunRecord(described, wandb_id))
             if config.hardware.compile:
                 module.backbone.compile()
             _fit(trainer, module, datamodule, folder, saved)
@@ -96,11 +96,13 @@ def train(config: configs.TrainConfig, folder: Path, resuming: bool = False) -> 
     finally:
         close_loggers(loggers, exit_code)
     if trainer.is_global_zero:
-        console.print(summary_table(metrics, folder, next_commands=_next(config, folder), link=wandb_link(loggers)))
+        print(
+            summary_table(metrics, folder, next_commands=_next(config), link=wandb_link(loggers)), flush=True
+        )
     return metrics
 
 
-def build_datamodule(config: configs.TrainConfig, store: Store) -> TextDataModule:
+def build_datamodule(config: TrainConfig, store: Store) -> TextDataModule:
     """The batches of a run over a prepared corpus."""
     assert config.data.view
     return TextDataModule(
@@ -115,7 +117,7 @@ def build_datamodule(config: configs.TrainConfig, store: Store) -> TextDataModul
     )
 
 
-def build_module(config: configs.TrainConfig, store: Store) -> LanguageModelModule:
+def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
     """The module of a run: its family's, with any legal objective."""
     token_bytes = store.tokenizer.id_bytes()
     return FAMILIES[config.model.name](
@@ -126,6 +128,7 @@ def build_module(config: configs.TrainConfig, store: Store) -> LanguageModelModu
         token_bytes=None if token_bytes is None else torch.from_numpy(token_bytes),
         pairs=config.data.view == "pairs",
         seq_len=config.seq_len,
+        context=config.context,
         seed=config.seed,
         optimizer=config.optimizer,
         schedule=config.schedule,
@@ -137,6 +140,10 @@ def build_module(config: configs.TrainConfig, store: Store) -> LanguageModelModu
 
 def precision_of(hardware: HardwareConfig) -> str:
     """``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the processor has instructions for it."""
+    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise LmzooError(
+            "hardware.accelerator=gpu, but this machine has no GPU that torch can use; use hardware=cpu"
+        )
     gpu = hardware.accelerator == "gpu" or (hardware.accelerator == "auto" and torch.cuda.is_available())
     if hardware.precision == "fp16" and not gpu:
         raise LmzooError("hardware.precision=fp16 needs a GPU; choose bf16 or fp32")
@@ -149,11 +156,9 @@ def precision_of(hardware: HardwareConfig) -> str:
 
 
 def _build_trainer(
-    config: configs.TrainConfig, folder: Path, loggers: list[Any], record: RunRecord
+    config: TrainConfig, precision: str, folder: Path, loggers: list[Any], record: RunRecord
 ) -> L.Trainer:
     hardware = config.hardware
-    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
-        raise LmzooError("hardware.accelerator=gpu, but this machine has no GPU that torch can use; use hardware=cpu")
     shared: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
         "enable_version_counter": False,
@@ -165,7 +170,7 @@ def _build_trainer(
         devices=hardware.devices,
         num_nodes=hardware.nodes,
         strategy=hardware.strategy,
-        precision=PRECISIONS[precision_of(hardware)],  # type: ignore[arg-type]
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
         logger=loggers,
         max_epochs=1,  # the data module's one epoch has no end; the budget ends the run
         val_check_interval=config.valid.every_steps,
@@ -208,7 +213,7 @@ def _measure(
     trainer: L.Trainer,
     module: LanguageModelModule,
     datamodule: TextDataModule,
-    config: configs.TrainConfig,
+    config: TrainConfig,
     store: Store,
 ) -> dict[str, Any]:
     """The last weights on the whole validation part, and the test part if there is one; the ledger."""
@@ -251,7 +256,9 @@ def _measure(
 def _final_figures(metrics: dict[str, Any]) -> dict[str, float]:
     ledger = {f"ledger/{name}": value for name, value in metrics["ledger"].items()}
     parts = {
-        f"{stage}/{name}": value for stage in ("valid", "test") for name, value in (metrics[stage] or {}).items()
+        f"{stage}/{name}": value
+        for stage in ("valid", "test")
+        for name, value in (metrics[stage] or {}).items()
     }
     return {name: value for name, value in (ledger | parts).items() if value is not None}
 
@@ -279,7 +286,11 @@ def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:
         found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
         tracked = subprocess.run(
             ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
@@ -295,7 +306,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(beside, path)
 
 
-def _next(config: configs.TrainConfig, folder: Path) -> list[str]:
+def _next(config: TrainConfig) -> list[str]:
     """Commands to type next."""
     other = "gpt" if config.model.name != "gpt" else "bert"
     return [
@@ -309,5 +320,10 @@ def _quieten() -> None:
     """Lightning's notes on hardware and its advice do not help here; its warnings of defects stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    for pattern in (".*does not have many workers.*", ".*Checkpoint directory.*exists.*", ".*is not resumable.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*Using ModelCheckpoint with manual optimization.*",  # after the step is what is meant
+        ".*treespec.*is deprecated.*",  # Lightning's own use of torch
+    ):
         warnings.filterwarnings("ignore", pattern)

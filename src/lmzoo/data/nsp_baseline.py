@@ -24,8 +24,8 @@ def overlap_baseline(train_view: View, valid_view: View, *, rows: int = 2000) ->
     root of its idf: of five ways to normalise, the one that told real training pairs apart best).
     idf(t) = ln((n + 1) / (n_t + 1)), where n_t of the n training segments hold t. The threshold, and
     the side of it that is called random, are those of the highest accuracy on the training pairs. Types
-    are pieces of the store's vocabulary, special tokens left out; words, which would need the text, do
-    1 to 2 points better.
+    are pieces of the store's vocabulary, special tokens left out. (Words, which would need the text,
+    told training pairs apart no better on `stdlib` and 1.4 points better on Wikipedia.)
 
     Args:
         train_view: pairs that give idf and threshold.

@@ -72,6 +72,14 @@ class LstmConfig(ModelConfig):
     projection_clip: float = 3.0
 
 
+MODELS: dict[str, type[ModelConfig]] = {
+    "elmo": LstmConfig,
+    "gpt": TransformerConfig,
+    "bert": TransformerConfig,
+}
+"""The encoder of every family."""
+
+
 @dataclass(frozen=True)
 class Size:
     """One size for every family: encoders of the same parameter count to 5 %."""

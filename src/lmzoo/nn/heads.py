@@ -28,7 +28,9 @@ class VocabularyHead(nn.Module):
             nn.Linear(streams * width, width, bias=norm_has_bias(config)) if dense or streams > 1 else None
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=norm_has_bias(config)) if dense else None
-        self.decoder = embedding.tokens.weight if config.tied else nn.Parameter(torch.empty(vocab_size, width))
+        self.decoder = (
+            embedding.tokens.weight if config.tied else nn.Parameter(torch.empty(vocab_size, width))
+        )
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if dense else None
         if not config.tied:
             nn.init.normal_(self.decoder, std=config.initializer_range)

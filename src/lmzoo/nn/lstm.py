@@ -72,7 +72,7 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx, grad_states):  # type: ignore[override]
         activations, cell_states, outputs, states, keep, weight, project = ctx.saved_tensors
         cell_clip, projection_clip = ctx.clips
-        steps, stacks, rows, cells = cell_states.shape
+        steps, cells = len(cell_states), cell_states.shape[-1]
         dtype = weight.dtype
         back_weight, back_project = weight.transpose(1, 2), project.transpose(1, 2)
         grad_gates = torch.empty_like(activations)
@@ -161,7 +161,9 @@ class BiLstm(nn.Module):
     def _stack(self) -> nn.ModuleList:
         config = self.config
         assert config.num_layers and config.hidden_size and config.cell_size
-        return nn.ModuleList(LstmLayer(config.hidden_size, config.cell_size) for _ in range(config.num_layers))
+        return nn.ModuleList(
+            LstmLayer(config.hidden_size, config.cell_size) for _ in range(config.num_layers)
+        )
 
     def forward(self, x: Tensor, documents: Tensor, positions: Tensor) -> Hidden:
         """Encode (B, T, D) with (B, T) document numbers; the states start afresh with each document."""
@@ -184,9 +186,7 @@ class BiLstm(nn.Module):
         past, *future = side_by_side.unbind(dim=1)
         if self.future is None:
             return Hidden(Context.PAST, states=past.transpose(0, 1))
-        return Hidden(
-            Context.APART, past=past.transpose(0, 1), future=future[0].flip(0).transpose(0, 1)
-        )
+        return Hidden(Context.APART, past=past.transpose(0, 1), future=future[0].flip(0).transpose(0, 1))
 
     def _layer(self, x: Tensor, starts: Tensor, layers: tuple[nn.Module, ...]) -> Tensor:
         """One layer of all stacks: (T, S, B, D) to (T, S, B, D)."""

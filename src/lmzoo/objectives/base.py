@@ -140,7 +140,9 @@ class Objective(nn.Module):
             prediction = task.predictions[name]
             states = self.stream(hidden, name).flatten(0, 1)[prediction.places]
             nats, hits = self.head.scores(states, prediction.targets)
-            terms[name] = LossTerm(nats.double().sum(), nats.new_tensor(len(nats)).double(), hits.double().sum())
+            terms[name] = LossTerm(
+                nats.double().sum(), nats.new_tensor(len(nats)).double(), hits.double().sum()
+            )
         return terms
 
     def tallies(self, task: Task) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lmzoo.errors import LmzooError
-from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.config import MODELS, ModelConfig
 from lmzoo.types import Context
 
 
@@ -74,21 +74,28 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
 }
 
 
-def common_context(model: ModelConfig, objective: ObjectiveConfig) -> Context:
-    """The first context that the objective accepts and the encoder gives.
+def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | None = None) -> Context:
+    """The context of a run: ``given``, or the first of the objective's that the encoder can give.
 
     Raises:
-        LmzooError: there is none; names both sides and the choices that would work.
+        LmzooError: where the pair is impossible, naming both sides and the choices that would work.
     """
-    for context in objective.contexts:
-        if context in model.contexts:
-            return context
-    works = [name for name, other in OBJECTIVES.items() if set(other.contexts) & set(model.contexts)]
-    raise LmzooError(
-        f"objective={objective.name} needs a context of {_names(objective.contexts)}, and model={model.name} "
-        f"gives {_names(model.contexts)}; with this model choose objective={' or '.join(works) or '(none works)'}"
-    )
-
-
-def _names(contexts: tuple[Context, ...]) -> str:
-    return "/".join(context.value for context in contexts)
+    shared = [context for context in objective.contexts if context in model.contexts]
+    if not shared:
+        needs = " or ".join(context.value for context in objective.contexts)
+        gives = ", ".join(context.value for context in model.contexts) or "none"
+        objectives = [name for name, other in OBJECTIVES.items() if set(other.contexts) & set(model.contexts)]
+        models = [name for name, other in MODELS.items() if set(other.contexts) & set(objective.contexts)]
+        raise LmzooError(
+            f"objective={objective.name} needs the context {needs}, and model={model.name} gives {gives}; "
+            f"with this model choose objective={'|'.join(objectives)}, "
+            f"with this objective model={'|'.join(models)}"
+        )
+    if given is None:
+        return shared[0]
+    if Context(given) not in shared:
+        raise LmzooError(
+            f"context={given} does not go with model={model.name} objective={objective.name}; "
+            f"choose one of: {', '.join(context.value for context in shared)}"
+        )
+    return Context(given)

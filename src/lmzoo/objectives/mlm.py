@@ -14,9 +14,7 @@ VALIDATION = MlmConfig()
 """Validation masks as BERT does, whatever the training rates, so that all runs predict the same."""
 
 
-def mask_tokens(
-    batch: Batch, config: MlmConfig, special: SpecialTokens, key: int
-) -> tuple[Tensor, Tensor]:
+def mask_tokens(batch: Batch, config: MlmConfig, special: SpecialTokens, key: int) -> tuple[Tensor, Tensor]:
     """Choose the positions to predict, and what stands there instead.
 
     Each position but those of special tokens is chosen with ``mask_rate``; where a row would have

@@ -161,6 +161,6 @@ def _jsonl_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[D
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise LmzooError(f"{where} holds half a surrogate pair, which is no text; mend the escape") from None
+            raise LmzooError(f"{where} holds half a surrogate pair, not a character; mend it") from None
         if text.strip():
             yield Document(text, where)

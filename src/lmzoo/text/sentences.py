@@ -46,21 +46,26 @@ _LINE_END = frozenset(("", *_LINE_BREAK))
 _NOT_A_START = frozenset("，、：,:;.!?…)]}%—")
 _HAN_OR_KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufa6d]")
 
+
+def _words(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
 # Never the end of a sentence.
-_NEVER = frozenset(
+_NEVER = _words(
     "Mr Mrs Ms Messrs Mme Mlle Dr Drs Prof Rev Hon Capt Col Gen Lt Lieut Sgt Maj Cmdr Adm Gov Sen Rep Pres "
-    "Supt Insp Mt Ft e.g E.g i.e I.e vs Vs viz cf Cf ca approx".split()
+    "Supt Insp Mt Ft e.g E.g i.e I.e vs Vs viz cf Cf ca approx"
 )
 # Not before a number.
-_BEFORE_NUMBER = frozenset(
-    "No Nos no nos Fig Figs fig figs Eq Eqs eq eqs Sec Sect sec sect Ch Chap ch chap Vol Vols vol vols Art art "
-    "Bk bk Pt pt pp ff p v c d b n".split()
+_BEFORE_NUMBER = _words(
+    "No Nos no nos Fig Figs fig figs Eq Eqs eq eqs Sec Sect sec sect Ch Chap ch chap Vol Vols vol vols Art "
+    "art Bk bk Pt pt pp ff p v c d b n"
 )
 # Only before a word that starts sentences more often than it stands in a name; likewise initials and
 # abbreviations with stops inside (U.S., a.m., Ph.D.).
-_MAYBE = frozenset(
+_MAYBE = _words(
     "etc Etc Inc Ltd Co Corp Bros Jr Sr Esq al Ave Blvd Rd St Ste Dept Univ Assn eds Eds trans Trans "
-    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Fig Figs Eq Eqs Sect Chap Vol Vols".split()
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Fig Figs Eq Eqs Sect Chap Vol Vols"
 )
 _STARTER = re.compile(
     "(?:A|An|The|I|He|She|It|We|You|They|This|That|These|Those|There|Then|Here|His|Her|Its|Our|Your|Their|My|"
@@ -129,7 +134,8 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
 def _abbreviates(text: str, start: int, stop: int, following: int) -> bool:
     """Whether the full stop at ``stop`` belongs to its word and not to the sentence begun at ``start``;
     the next word is at ``following``."""
-    word = text[max(start, stop - _LONGEST_WORD, text.rfind(" ", start, stop) + 1) : stop].lstrip(_BEFORE_WORD)
+    word_start = max(start, stop - _LONGEST_WORD, text.rfind(" ", start, stop) + 1)
+    word = text[word_start:stop].lstrip(_BEFORE_WORD)
     if word in _NEVER or (word in _BEFORE_NUMBER and text[following].isdigit()):
         return True
     if word in _MAYBE or (len(word) == 1 and word.isupper()) or _STOPS_INSIDE.fullmatch(word):

@@ -2,15 +2,16 @@
 
 One document for each topic of ``pydoc_data.topics`` (the language reference, as ``help()`` shows it)
 and one for each module of the standard library (its docstrings, in the order of the source, found by
-parsing: nothing is imported but ``pydoc_data.topics``, which is a table of strings). What is left out:
-tests, bundled wheels, idlelib, lib2to3, turtledemo, the tables of ``encodings``.
+parsing: nothing is imported but ``pydoc_data.topics``, which is a table of strings). Left out are tests
+(their helpers in ``test.support`` stay), what is installed besides, and the tables of ``encodings``.
+Some 280 to 300 thousand words, by version.
 
 To make running English of it
 
 - lines that were wrapped at a fixed width become one line a paragraph; list items, fields and
   lines that were cut short on purpose stay lines of their own;
-- underlines of headings, tables, doctests, grammar and code set off from the text go; so do blocks
-  without a single word of English grammar, such as lists of names;
+- underlines of headings, tables, doctests and productions of a grammar go; so do lines with more code
+  than words, and lines of up to three words that are no sentence (signatures, lists of names);
 - the mark-up around a word (``*``, ````, ``:func:``) goes and the word stays;
 - a paragraph that has stood in an earlier document is not repeated: the topics quote each other, and a
   paragraph held out must not stand in the training part.
@@ -30,30 +31,26 @@ from pathlib import Path
 from lmzoo.errors import LmzooError
 from lmzoo.text.readers import Document
 
-_LEFT_OUT = frozenset(
-    "test tests idle_test site-packages dist-packages idlelib lib2to3 ensurepip turtledemo pydoc_data encodings "
-    "lib-dynload __pycache__ __phello__".split()
-)
+_LEFT_OUT = {
+    *("test", "tests", "idle_test", "site-packages", "dist-packages"),
+    *("ensurepip", "pydoc_data", "encodings", "lib-dynload"),
+}
 
 _RULE = re.compile(r"\s*([-=~*^\"'#+_.:])\1{2,}\s*")
 _TABLE = re.compile(r"\s*(?:[|+].*[|+]\s*|[-=]{2,}(?: +[-=]{2,})+\s*)")
 _DOCTEST = re.compile(r"\s*(?:>>> |\.\.\. |\(Pdb\) |In \[\d)")
-_LIST_ITEM = re.compile(r"[-*•+o] |\(?\d{1,2}[.)] |\([a-z]\) |:\w|@\w|\S+ -- |\S+: ")
+_LIST_ITEM = re.compile(r"[-*•+o] |\(?\d{1,2}[.)] |\([a-z]\) |:\w|@\w|\S+ --? ")
 _LITERAL = re.compile(r"(?::\w+)*:?(`{1,2})(.+?)\1_?")
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(\w(?:[^*]*?\w)?)\1(?![\w*])")
 _FOOTNOTE = re.compile(r" \[\d+\](?=[\s.,;:)]|$)")
 _WORD = re.compile(r"[A-Za-z][A-Za-z’']*")
 _SYMBOL = re.compile(r"[=({\[<>|;@#%\\]|(?<=\W)[_.]|/")
 _CALL = re.compile(r"[\w.]+\(\)|__\w+__")
-# Words that mark English and that Python's own grammar does not have.
-_GRAMMAR = frozenset(
-    "the an of to this that these those it its be been are was were will would can could may might should must "
-    "which when where by on at into you we they has have had do does there than then only also such use used "
-    "uses using via per its".split()
-)
 _NARROWEST = 58
 """A line that could not have taken the next word within so many columns was wrapped."""
-_REPEATED_WORDS = 8
+_RAGGED = 45
+"""A line longer than this may have been wrapped too, if the next starts small."""
+_REPEATED_WORDS = 12
 """Shorter paragraphs may come again: "Return the result." says something new in each place."""
 
 
@@ -99,25 +96,23 @@ def _raw_documents() -> Iterator[tuple[str, list[str]]]:
 
 
 def _left_out(path: Path) -> bool:
-    return any(part in _LEFT_OUT or part.startswith("config-") for part in path.parts)
+    return any(part in _LEFT_OUT for part in path.parts) and path.parts[:2] != ("test", "support")
 
 
 def _docstrings(path: Path) -> list[str]:
     """The docstrings of a module, its classes and their functions, in the order of the source."""
     found: list[str] = []
 
-    def visit(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try) -> None:
-        if not isinstance(node, ast.If | ast.Try):
+    def visit(node: ast.Module | ast.stmt) -> None:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             if docstring:
                 found.append(docstring)
-        for child in node.body:
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try):
-                visit(child)
+        for child in getattr(node, "body", ()):
+            visit(child)
 
-    source = path.read_bytes()
     with warnings.catch_warnings(action="ignore"):  # of escapes in other people's strings
-        visit(ast.parse(source))
+        visit(ast.parse(path.read_bytes()))
     return found
 
 
@@ -142,7 +137,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
     for line in lines:
         words = line.split()
         wrapped = width + 1 + len(words[0]) > _NARROWEST
-        runs_on = words[0][0].islower() and held[-1:] not in ".!?:"
+        runs_on = width > _RAGGED and words[0][0].islower() and held[-1:] not in ".!?:"
         if held and (wrapped or runs_on) and not _LIST_ITEM.match(line.lstrip()):
             hyphened = held.endswith("-") and held[-2:-1].isalpha() and words[0][0].islower()
             held += ("" if hyphened else " ") + " ".join(words)
@@ -160,4 +155,4 @@ def _is_english(line: str) -> bool:
     symbols = len(_SYMBOL.findall(_CALL.sub("", line)))
     if "::=" in line or 2 * symbols > len(words):
         return False
-    return len(words) > 3 or any(word.lower() in _GRAMMAR for word in words) or (line[-1] in ".!?" and len(words) > 1)
+    return min(len(words), len(line.split())) > 3 or (len(words) > 1 and line[-1] in ".!?")

@@ -35,8 +35,8 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str) -> None:
-        ids = {token: tokenizer.token_to_id(token) for token in _SPECIAL}
-        missing = [token for token, number in ids.items() if number is None]
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in _SPECIAL if token not in vocabulary]
         if missing:
             raise LmzooError(
                 f"{source} has no token {', '.join(missing)}; "
@@ -48,9 +48,9 @@ class TextTokenizer:
         # A corpus that writes "[SEP]" means these five characters.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self.vocab_size: int = 1 + max(tokenizer.get_vocab().values())
+        self.vocab_size: int = 1 + max(vocabulary.values())
         """V, special tokens included; one more than the highest id, should a file have holes."""
-        self.special = SpecialTokens(self.vocab_size, *(ids[token] for token in _SPECIAL))
+        self.special = SpecialTokens(self.vocab_size, *(vocabulary[token] for token in _SPECIAL))
         self.lossless: bool = isinstance(tokenizer.decoder, decoders.ByteLevel) and self._gives_back(_PROBE)
         """Whether decoding gives the very text back, byte by byte."""
 
@@ -130,7 +130,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> TextTokeni
     one_of("tokenizer.name", config.name, NAMES)
     if config.name == "bpe":
         if config.lowercase:
-            raise LmzooError("tokenizer.lowercase=true needs tokenizer=wordpiece: byte-level BPE keeps the text")
+            raise LmzooError("tokenizer.lowercase=true needs tokenizer=wordpiece: bpe keeps the text")
         tokenizer = _train_bpe(config.vocab_size, texts)
     else:
         tokenizer = _train_wordpiece(config.vocab_size, config.lowercase, list(texts))

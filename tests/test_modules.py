@@ -1,0 +1,230 @@
+"""The contract of every module: gradients, swapping, micro-batches, ranks, overfitting, golden losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from builders import PAIRS, SMALL, SPECIAL, VOCAB_SIZE, random_batch, small_module
+from lmzoo.backbone import Backbone, build_encoder
+from lmzoo.hub import export_model, initialize_from, load_exported
+from lmzoo.ledger import Ledger
+from lmzoo.modules import FAMILIES, BertModule, ElmoModule, GptModule
+from lmzoo.nn.config import complete
+from lmzoo.optim import build_optimizer, learning_rate_factor
+from lmzoo.settings import BudgetConfig, OptimizerConfig, ScheduleConfig
+from lmzoo.types import Context
+
+
+def loss_of(module, batch) -> torch.Tensor:
+    terms = module(batch)
+    return torch.stack([module.objective.weights[n] * t.total / t.count for n, t in terms.items()]).sum()
+
+
+@pytest.mark.parametrize(("family", "objective"), PAIRS)
+def test_a_gradient_reaches_every_parameter(family, objective):
+    module = small_module(family, objective)
+    loss_of(module, random_batch(objective)).backward()
+    missing = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert missing == []
+
+
+@pytest.mark.parametrize(("family", "objective"), PAIRS)
+def test_one_batch_can_be_learned_by_heart(family, objective):
+    module = small_module(family, objective)
+    batch = random_batch(objective)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = loss_of(module, batch)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.25 * math.log(VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(("family", "objective"), PAIRS)
+def test_sums_of_micro_batches_are_the_sums_of_the_batch(family, objective):
+    module = small_module(family, objective)
+    batch = random_batch(objective, rows=6)
+    whole = module(batch)
+    parts = [module(part) for part in batch.split(2)]
+    for name, term in whole.items():
+        torch.testing.assert_close(term.total, sum(p[name].total for p in parts), atol=1e-3, rtol=1e-5)
+        assert float(term.count) == sum(float(p[name].count) for p in parts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_is_built_in_one_line_and_takes_any_legal_objective(family):
+    assert FAMILIES[family]().objective.config.name == {"elmo": "bilm", "gpt": "clm", "bert": "mlm"}[family]
+    assert FAMILIES[family]("clm", size="tiny").backbone.context is Context.PAST
+
+
+@pytest.mark.parametrize(("seat", "guest"), [("bert", "elmo"), ("elmo", "bert")])
+def test_encoders_change_seats_under_one_embedding(seat, guest):
+    """The masked LM's head takes two streams from a biLSTM and one from a Transformer; bilm two from both."""
+    module = small_module(seat, "bilm")
+    batch = random_batch("bilm")
+    model = complete(SMALL[guest], size="tiny", pairs=False, seq_len=24)
+    embedding = module.backbone.embedding
+    module.backbone = Backbone(embedding, build_encoder(model, Context.APART))
+    loss_of(module, batch).backward()
+    assert embedding.tokens.weight.grad is not None
+    assert module.objective.head.decoder is embedding.tokens.weight
+
+
+def test_gpt_and_bert_are_one_transformer_to_the_last_weight():
+    gpt, bert = GptModule(), BertModule()
+    assert {n: p.shape for n, p in gpt.state_dict().items()} == {
+        n: p.shape for n, p in bert.state_dict().items()
+    }
+    for (name, one), other in zip(gpt.named_parameters(), bert.parameters(), strict=True):
+        assert torch.equal(one, other), name  # the same seed gives the same initial weights
+
+
+def test_the_models_configs_differ_in_name_alone():
+    assert replace(GptModule.model_type(name="gpt"), name="bert") == BertModule.model_type(name="bert")
+
+
+GOLDEN = {
+    ("elmo", "bilm"): [3.9163, 3.8946, 3.8938, 3.8973, 3.895],
+    ("gpt", "clm"): [3.9296, 3.9162, 3.8948, 3.9255, 3.9057],
+    ("bert", "mlm"): [3.926, 3.9654, 3.9621, 3.9701, 3.8764],
+    ("bert", "mlm_nsp"): [4.5997, 4.6452, 4.5557, 4.5827, 4.6126],
+}
+
+
+@pytest.mark.parametrize(("family", "objective"), GOLDEN)
+def test_golden_losses(family, objective):
+    """Five steps from a fixed seed in fp32: a refactoring must not move them."""
+    module = small_module(family, objective)
+    optimizer = build_optimizer(module, OptimizerConfig(lr=0.01))
+    losses = []
+    for step in range(5):
+        batch = random_batch(objective, seed=step)
+        optimizer.zero_grad()
+        loss = loss_of(module, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(round(float(loss.detach()), 4))
+    assert losses == pytest.approx(GOLDEN[family, objective], abs=2e-3)
+
+
+# -- optimizer, schedule, ledger
+
+
+def test_matrices_decay_and_norms_and_biases_do_not():
+    module = BertModule("mlm_nsp", model=SMALL["bert"], special=SPECIAL)
+    decayed, others = build_optimizer(module, OptimizerConfig(weight_decay=0.1)).param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(p.dim() >= 2 for p in decayed["params"])
+    assert all(p.dim() < 2 for p in others["params"])
+    assert sum(len(g["params"]) for g in (decayed, others)) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("linear", [0.0, 0.5, 1.0, 0.5556, 0.0]),
+        ("cosine", [0.0, 0.5, 1.0, 0.5868, 0.0]),
+        ("inverse_sqrt", [0.0, 0.5, 1.0, 0.4472, 0.3162]),
+        ("constant", [0.0, 0.5, 1.0, 1.0, 1.0]),
+        ("wsd", [0.0, 0.5, 1.0, 1.0, 0.0]),
+    ],
+)
+def test_schedules_end_with_the_budget(name, expected):
+    schedule = ScheduleConfig(name=name, warmup=0.1, decay=0.2)
+    factors = [learning_rate_factor(schedule, spent) for spent in (0.0, 0.05, 0.1, 0.5, 1.0)]
+    assert factors == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_schedule_may_end_above_zero():
+    assert learning_rate_factor(ScheduleConfig(final=0.1), 1.0) == pytest.approx(0.1)
+    assert learning_rate_factor(
+        ScheduleConfig(name="wsd", warmup=0.1, decay=0.2, final=0.5), 0.9
+    ) == pytest.approx(0.75)
+    assert learning_rate_factor(ScheduleConfig(warmup=0.0), 0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"),
+    [
+        (BudgetConfig(steps=20), 0.5),
+        (BudgetConfig(tokens=4000), 0.25),
+        (BudgetConfig(epochs=2), 0.8),
+        (BudgetConfig(minutes=1), 0.5),
+        (BudgetConfig(flops=1e6), 0.3),
+        (BudgetConfig(predicted_tokens=600), 0.25),
+    ],
+)
+def test_the_ledger_tells_the_spent_share_of_any_budget(budget, spent):
+    ledger = Ledger(10, 160, 1000, 150, 3e5, 30.0, rows_an_epoch=100)
+    assert ledger.spent(budget) == pytest.approx(spent)
+    restored = Ledger()
+    restored.load_state_dict(ledger.state_dict())
+    assert restored == ledger
+
+
+@pytest.mark.parametrize(("family", "objective"), PAIRS)
+def test_flops_are_those_that_pytorch_counts(family, objective):
+    """Against torch's own counter, on a forward pass; the recurrence's products are counted too."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module = small_module(family, objective).eval()
+    batch = random_batch(objective)
+    task = module.prepare(batch)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        hidden = module.backbone(task.batch)
+        module.objective.scores(hidden, task)
+    rows, length = batch.tokens.shape
+    ours = rows * length * module.backbone.flops_per_token(length) + module.objective.flops(
+        task.counts(), rows
+    )
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+# -- export
+
+
+@pytest.mark.parametrize(("family", "objective"), PAIRS)
+def test_an_exported_model_comes_back_the_same(family, objective, tmp_path, tokenizer):
+    special = tokenizer.special
+    model = complete(SMALL[family], size="tiny", pairs=objective == "mlm_nsp", seq_len=24)
+    module = FAMILIES[family](objective, model=model, special=special)
+    export_model(tmp_path / "model", module, model, 24, tokenizer)
+    loaded, loaded_tokenizer = load_exported(tmp_path)
+    assert loaded_tokenizer.fingerprint() == tokenizer.fingerprint()
+    for (name, one), other in zip(module.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    batch = random_batch(objective)
+    torch.testing.assert_close(loss_of(module, batch), loss_of(loaded, batch))
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path, tokenizer):
+    model = complete(SMALL["bert"], size="tiny", pairs=False, seq_len=24)
+    trained = BertModule("mlm", model=model, special=tokenizer.special, seed=1)
+    export_model(tmp_path, trained, model, 24, tokenizer)
+    fresh = GptModule("clm", model=SMALL["gpt"], special=tokenizer.special, seed=2)
+    initialize_from(fresh, tmp_path, tokenizer)
+    for (name, one), other in zip(
+        trained.backbone.named_parameters(), fresh.backbone.parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path, tokenizer):
+    from lmzoo.errors import LmzooError
+
+    model = complete(SMALL["bert"], size="tiny", pairs=False, seq_len=24)
+    export_model(tmp_path, BertModule(model=model, special=tokenizer.special), model, 24, tokenizer)
+    with pytest.raises(LmzooError, match="another architecture"):
+        initialize_from(ElmoModule(model=SMALL["elmo"], special=tokenizer.special), tmp_path, tokenizer)
+    Path(tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(LmzooError, match="damaged"):
+        initialize_from(BertModule(model=SMALL["bert"], special=tokenizer.special), tmp_path, tokenizer)
+    with pytest.raises(LmzooError, match="damaged"):
+        load_exported(tmp_path)
