@@ -8,13 +8,18 @@ from dataclasses import replace
 import torch
 
 from lmzoo.modules import FAMILIES, LanguageModelModule
-from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig
+from lmzoo.nn.config import MODELS, LstmConfig, ModelConfig, TransformerConfig
 from lmzoo.objectives.config import OBJECTIVES
 from lmzoo.types import NO_DOCUMENT, Batch, SpecialTokens
 
 VOCAB_SIZE = 50
 SPECIAL = SpecialTokens(VOCAB_SIZE)
-PAIRS = [(family, objective) for family in FAMILIES for objective in OBJECTIVES]
+PAIRS = [
+    (family, objective)
+    for family in FAMILIES
+    for objective, config in OBJECTIVES.items()
+    if set(config.contexts) & set(MODELS[family].contexts)
+]
 """Every backbone with every legal objective."""
 
 SMALL: dict[str, ModelConfig] = {

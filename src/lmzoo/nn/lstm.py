@@ -39,31 +39,32 @@ class Recurrence(torch.autograd.Function):
         """
         steps, stacks, rows, _ = gates.shape
         cells, width = projection.shape[1:]
-        dtype = _product_dtype(gates)
+        dtype = _product_dtype(hidden_weight)
         weight, project = hidden_weight.to(dtype), projection.to(dtype)
-        activations = gates.float() if gates.dtype != torch.float32 else gates.clone()
-        cell_states = gates.new_empty(steps, stacks, rows, cells, dtype=torch.float32)
-        outputs = gates.new_empty(steps, stacks, rows, cells, dtype=torch.float32)
-        states = gates.new_empty(steps, stacks, rows, width, dtype=torch.float32)
+        activations = gates.to(torch.float32, copy=True)
+        cell_states, outputs = activations.new_empty(2, steps, stacks, rows, cells)
+        states = activations.new_empty(steps, stacks, rows, width)
         keep = (~starts).float()[..., None]
         restarts = starts.flatten(1).any(1).tolist()
-        state = gates.new_zeros(stacks, rows, width, dtype=torch.float32)
-        cell = gates.new_zeros(stacks, rows, cells, dtype=torch.float32)
+        state, cell = states.new_zeros(states.shape[1:]), cell_states.new_zeros(cell_states.shape[1:])
+        # all views at once: a step is so small that indexing would be a good part of it
+        gate_of = activations.unbind()
+        sigmoid_of, tanh_of = activations[..., : 3 * cells].unbind(), activations[..., 3 * cells :].unbind()
+        into_of, forget_of, out_of = (part.unbind() for part in activations.split(cells, dim=-1)[:3])
+        cell_of, output_of, state_of = cell_states.unbind(), outputs.unbind(), states.unbind()
         for t in range(steps):
             if restarts[t]:
                 state, cell = state * keep[t], cell * keep[t]
-            gate = activations[t]
-            gate += torch.bmm(state.to(dtype), weight)
-            gate[..., : 3 * cells].sigmoid_()
-            gate[..., 3 * cells :].tanh_()
-            into, forget, out, candidate = gate.split(cells, dim=-1)
-            cell = torch.mul(forget, cell, out=cell_states[t]).addcmul_(into, candidate)
-            cell.clamp_(-cell_clip, cell_clip)
-            torch.mul(torch.tanh(cell), out, out=outputs[t])
-            state = states[t]
-            state.copy_(torch.bmm(outputs[t].to(dtype), project)).clamp_(-projection_clip, projection_clip)
+            _add_product(gate_of[t], state, weight)
+            sigmoid_of[t].sigmoid_()
+            tanh_of[t].tanh_()
+            cell = torch.mul(forget_of[t], cell, out=cell_of[t])
+            cell.addcmul_(into_of[t], tanh_of[t]).clamp_(-cell_clip, cell_clip)
+            torch.mul(torch.tanh(cell), out_of[t], out=output_of[t])
+            state = _product(output_of[t], project, out=state_of[t])
+            state.clamp_(-projection_clip, projection_clip)
         ctx.save_for_backward(activations, cell_states, outputs, states, keep, weight, project)
-        ctx.restarts, ctx.clips = restarts, (cell_clip, projection_clip)
+        ctx.clips = cell_clip, projection_clip
         ctx.dtypes = gates.dtype, hidden_weight.dtype
         return states
 
@@ -72,45 +73,67 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx, grad_states):  # type: ignore[override]
         activations, cell_states, outputs, states, keep, weight, project = ctx.saved_tensors
         cell_clip, projection_clip = ctx.clips
-        steps, cells = len(cell_states), cell_states.shape[-1]
-        dtype = weight.dtype
-        back_weight, back_project = weight.transpose(1, 2), project.transpose(1, 2)
-        grad_gates = torch.empty_like(activations)
-        # a state that was clipped passes no gradient
-        open_states = states.abs() < projection_clip
-        open_cells = cell_states.abs() < cell_clip
+        into, forget, out, candidate = activations.split(cell_states.shape[-1], dim=-1)
+        cells_before = _shifted(cell_states) * keep
         squashed = cell_states.tanh()
+        # what does not depend on later steps is worked out for all steps at once
+        by_cell = out * (1 - squashed * squashed)
+        by_gates = torch.stack(
+            [
+                into * (1 - into) * candidate,
+                forget * (1 - forget) * cells_before,
+                out * (1 - out) * squashed,
+                (1 - candidate * candidate) * into,
+            ],
+            dim=-2,
+        )
+        # a state that was clipped passes no gradient, and none passes the start of a document
+        open_cells = (cell_states.abs() < cell_clip).float()
+        open_states = (states.abs() < projection_clip).float()
         grad_states = grad_states.float() * open_states
+        carried = forget * keep
+        passed = torch.cat([open_states[:1], open_states[:-1] * keep[1:]])
+        grad_gates = torch.empty_like(by_gates)
+        back_weight, back_project = weight.transpose(1, 2), project.transpose(1, 2)
+        by_cell_of, by_gates_of, by_out_of = by_cell.unbind(), by_gates.unbind(), by_gates[..., 2, :].unbind()
+        grad_gates_of, grad_out_of = grad_gates.unbind(), grad_gates[..., 2, :].unbind()
+        grad_flat_of = grad_gates.flatten(-2).unbind()
+        open_of, carried_of, passed_of = open_cells.unbind(), carried.unbind(), passed.unbind()
+        grad_state_of = grad_states.unbind()
         grad_cell = torch.zeros_like(cell_states[0])
-        for t in reversed(range(steps)):
-            into, forget, out, candidate = activations[t].split(cells, dim=-1)
-            grad_into, grad_forget, grad_out, grad_candidate = grad_gates[t].split(cells, dim=-1)
-            grad_output = torch.bmm(grad_states[t].to(dtype), back_project).float()
-            torch.mul(grad_output, squashed[t], out=grad_out)
-            grad_cell = torch.addcmul(grad_cell, grad_output * out, 1 - squashed[t] * squashed[t])
-            grad_cell *= open_cells[t]
-            torch.mul(grad_cell, candidate, out=grad_into)
-            torch.mul(grad_cell, into, out=grad_candidate)
+        for t in range(len(states) - 1, -1, -1):
+            grad_output = _product(grad_state_of[t], back_project)
+            grad_cell = torch.addcmul(grad_cell, grad_output, by_cell_of[t]).mul_(open_of[t])
+            torch.mul(by_gates_of[t], grad_cell.unsqueeze(-2), out=grad_gates_of[t])
+            torch.mul(by_out_of[t], grad_output, out=grad_out_of[t])
             if t:
-                torch.mul(grad_cell, cell_states[t - 1], out=grad_forget)
-            else:
-                grad_forget.zero_()
-            if ctx.restarts[t]:
-                grad_forget *= keep[t]
-            sigmoids = activations[t][..., : 3 * cells]
-            grad_gates[t][..., : 3 * cells] *= sigmoids - sigmoids * sigmoids
-            grad_candidate *= 1 - candidate * candidate
-            if t:
-                grad_cell = grad_cell * forget
-                back = torch.bmm(grad_gates[t].to(dtype), back_weight).float()
-                if ctx.restarts[t]:
-                    grad_cell, back = grad_cell * keep[t], back * keep[t]
-                grad_states[t - 1] += back * open_states[t - 1]
-        before = torch.cat([torch.zeros_like(states[:1]), states[:-1]]) * keep
+                grad_cell.mul_(carried_of[t])
+                grad_state_of[t - 1].addcmul_(_product(grad_flat_of[t], back_weight), passed_of[t])
+        grad_gates = grad_gates.flatten(-2)
         gates_dtype, weight_dtype = ctx.dtypes
-        grad_weight = _over_steps(before, grad_gates, dtype).to(weight_dtype)
-        grad_projection = _over_steps(outputs, grad_states, dtype).to(weight_dtype)
+        grad_weight = _over_steps(_shifted(states) * keep, grad_gates, weight.dtype).to(weight_dtype)
+        grad_projection = _over_steps(outputs, grad_states, weight.dtype).to(weight_dtype)
         return grad_gates.to(gates_dtype), None, grad_weight, grad_projection, None, None
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """Each step's value a step later, zeros first."""
+    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
+def _product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """x W in the weight's type, given back in 32 bits."""
+    if weight.dtype == torch.float32:
+        return torch.bmm(x, weight) if out is None else torch.bmm(x, weight, out=out)
+    product = torch.bmm(x.to(weight.dtype), weight)
+    return product.float() if out is None else out.copy_(product)
+
+
+def _add_product(to: Tensor, x: Tensor, weight: Tensor) -> None:
+    if weight.dtype == torch.float32:
+        to.baddbmm_(x, weight)
+    else:
+        to += torch.bmm(x.to(weight.dtype), weight)
 
 
 def _over_steps(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
@@ -120,9 +143,16 @@ def _over_steps(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.bmm(left, right)
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+SMALL_PRODUCT = 2**17
+"""Weights of a stack below which a CPU loses more to 16-bit conversions than it gains."""
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    device = weight.device.type
+    small = device == "cpu" and weight[0].numel() < SMALL_PRODUCT
+    if small or not torch.is_autocast_enabled(device):
+        return torch.float32
+    return torch.get_autocast_dtype(device)
 
 
 class LstmLayer(nn.Module):

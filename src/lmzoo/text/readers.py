@@ -19,7 +19,6 @@ from typing import IO
 
 from lmzoo.errors import LmzooError
 
-_KINDS = (".txt", ".jsonl")
 _PACKINGS = {".gz": gzip.open, ".xz": lzma.open}
 _SUFFIXES = "a .txt or .jsonl file, plain or packed as .gz or .xz"
 _BOM = b"\xef\xbb\xbf"
@@ -74,7 +73,7 @@ def read_documents(
             packed file, a file without text; file and line are named.
     """
     for path in paths:
-        documents = _jsonl_documents if _kind(path) == ".jsonl" else _txt_documents
+        documents = _READERS[_kind(path)]
         empty = True
         try:
             with path.open("rb") as raw:
@@ -109,7 +108,7 @@ def _matches(path: Path, what: str) -> list[Path]:
     else:
         raise LmzooError(f"{what}={path} does not exist (looked in {Path.cwd()})")
     for file in files:
-        if _kind(file) not in _KINDS:
+        if _kind(file) not in _READERS:
             raise LmzooError(f"{what}: {file} is of an unknown kind; give {_SUFFIXES}")
     return files
 
@@ -164,3 +163,7 @@ def _jsonl_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[D
             raise LmzooError(f"{where} holds half a surrogate pair, not a character; mend it") from None
         if text.strip():
             yield Document(text, where)
+
+
+_READERS = {".txt": _txt_documents, ".jsonl": _jsonl_documents}
+"""What reads the lines of a file, by its suffix under the packing."""
