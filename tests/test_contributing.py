@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -12,16 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from lmzoo.config import compose
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^(?:`(?P<path>[\w./]+)`, (?P<how>new|changed)|```(?P<kind>\w*)\n(?P<body>.*?)^```$)", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?:`(?P<path>[\w./]+)`, (?P<how>new|changed)|```(?P<kind>\w*)\n(?P<body>.*?)^```$)", re.M | re.S
+)
+PAGES = ["CONTRIBUTING.md", "docs/elmo.md", "docs/gpt.md", "docs/bert.md"]
 COPIED = ["src", "conf", "experiments", "tests", "docs", "README.md", "pyproject.toml"]
 
 
 def edits() -> list[tuple[str, str, str, str]]:
     """(path, new or changed, kind, body) of every block that belongs to a file."""
     found, path, how = [], "", ""
-    for match in FENCE.finditer(TEXT):
+    for match in BLOCK.finditer(TEXT):
         if match["path"]:
             path, how = match["path"], match["how"]
         elif match["kind"] == "sh":
@@ -33,7 +39,7 @@ def edits() -> list[tuple[str, str, str, str]]:
 
 
 def commands() -> list[str]:
-    blocks = [match["body"] for match in FENCE.finditer(TEXT) if match["kind"] == "sh"]
+    blocks = [match["body"] for match in BLOCK.finditer(TEXT) if match["kind"] == "sh"]
     return [line for body in blocks for line in body.splitlines()]
 
 
@@ -58,10 +64,11 @@ def apply(folder: Path, path: str, how: str, kind: str, body: str) -> None:
 def project(tmp_path_factory) -> Path:
     """A copy of the project with every block of the page applied."""
     folder = tmp_path_factory.mktemp("contributed")
+    ignored = shutil.ignore_patterns("__pycache__")
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, symlinks=True, ignore=ignored)
         else:
             shutil.copy(source, folder / name)
     for edit in edits():
@@ -84,9 +91,10 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def arguments_of(command: str) -> list[str]:
     first, *rest = shlex.split(command)
     if first == "pytest":
-        return ["-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-q", *rest]
+        # in this process, without the workers that the project's own options ask for
+        return ["-m", "pytest", "-p", "no:cacheprovider", "-q", "-n0", *rest]
     assert first == "python"
-    return rest
+    return [*rest, "hardware=cpu", "model.hidden_size=32"]  # as quick as can be
 
 
 def test_the_page_has_an_objective_an_encoder_and_a_corpus():
@@ -124,16 +132,31 @@ def test_the_added_files_are_clean(project):
 
 
 def test_the_profiling_example_runs(project):
-    (code,) = [match["body"] for match in FENCE.finditer(TEXT) if "torch.profiler" in (match["body"] or "")]
+    (code,) = [match["body"] for match in BLOCK.finditer(TEXT) if "torch.profiler" in (match["body"] or "")]
     done = run(project, "-c", code)
     assert done.returncode == 0, done.stderr
     assert "Self CPU time total" in done.stdout
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/elmo.md", "docs/gpt.md", "docs/bert.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
     assert links
     missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_training_commands_of_the_pages_compose(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^python -m lmzoo\.train(.*)$", text, re.M)
+    assert lines
+    for line in lines:
+        overrides = [word for word in shlex.split(line) if word != "-m"]
+        choices = [
+            [f"{key}={value}" for value in values.split(",")]
+            for key, _, values in (override.partition("=") for override in overrides)
+        ]
+        for job in itertools.product(*choices):
+            compose(list(job))

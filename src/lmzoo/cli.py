@@ -79,6 +79,9 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _say(what: object) -> None:

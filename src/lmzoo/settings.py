@@ -23,7 +23,8 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-8
-    weight_decay: float = 0.05
+    weight_decay: float = 0.4
+    """Strong, for short runs that read a small text several times; long runs want less of it."""
     gradient_clip: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
 
@@ -110,7 +111,7 @@ class ValidConfig:
     """Rows of a validation during training, spread over the part; the last one takes all rows."""
 
 
-DEFAULT_TOKENS = 3_500_000
+DEFAULT_TOKENS = 800_000
 """The budget of a run to which none is given."""
 
 

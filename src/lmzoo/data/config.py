@@ -29,4 +29,4 @@ class DataConfig:
     view: str | None = None
     """`stream`, `sentences` or `pairs`; without it, the one the objective asks for."""
     short_pairs: float = 0.1
-    """Share of the pairs that are deliberately short (BERT, section A.2)."""
+    """Share of the pairs that are deliberately short (`short_seq_prob` of the authors' code)."""

@@ -50,7 +50,7 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         for table in (self.tokens, self.learned_positions, self.segments):
             if table is not None:
-                nn.init.normal_(table.weight, std=config.initializer_range)
+                nn.init.normal_(table.weight, std=config.table_std)
 
     def forward(self, tokens: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         """Embed (B, T) ids at (B, T) positions, with (B, T) segments or none, as (B, T, D)."""

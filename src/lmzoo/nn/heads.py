@@ -14,7 +14,7 @@ from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
 class VocabularyHead(nn.Module):
     """States to tokens, for any objective; computed at predicted positions only.
 
-    ``dense`` is ModernBERT's head (dense, GELU, norm, decoder with bias), ``plain`` the decoder
+    ``dense`` is ModernBERT's head (dense, GELU, norm, decoder; no biases), ``plain`` the decoder
     alone. ``streams=2`` predicts from two streams at once, laid side by side (a masked LM on a
     biLSTM), which takes a dense layer in either form.
     """
@@ -31,11 +31,10 @@ class VocabularyHead(nn.Module):
         self.decoder = (
             embedding.tokens.weight if config.tied else nn.Parameter(torch.empty(vocab_size, width))
         )
-        self.bias = nn.Parameter(torch.zeros(vocab_size)) if dense else None
         if not config.tied:
-            nn.init.normal_(self.decoder, std=config.initializer_range)
+            nn.init.normal_(self.decoder, std=config.table_std)
         if self.dense is not None:
-            nn.init.normal_(self.dense.weight, std=config.initializer_range)
+            nn.init.normal_(self.dense.weight, std=config.matrix_std)
 
     def transform(self, states: Tensor) -> Tensor:
         """(N, streams·D) to (N, D): everything before the decoder."""
@@ -47,15 +46,15 @@ class VocabularyHead(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(N, streams·D) to (N, V)."""
-        return F.linear(self.transform(states), self.decoder, self.bias)
+        return F.linear(self.transform(states), self.decoder, None)
 
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Summed nats of (N,) targets predicted from (N, streams·D), with gradients."""
-        return linear_cross_entropy(self.transform(states), self.decoder, self.bias, targets)
+        return linear_cross_entropy(self.transform(states), self.decoder, None, targets)
 
     def scores(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) nats and (N,) hits, for measuring."""
-        return scored_cross_entropy(self.transform(states), self.decoder, self.bias, targets)
+        return scored_cross_entropy(self.transform(states), self.decoder, None, targets)
 
     def flops_per_prediction(self) -> int:
         """Floating-point operations of one forward pass a predicted token."""
@@ -71,8 +70,9 @@ class PairHead(nn.Module):
         assert config.hidden_size
         self.pooler = nn.Linear(streams * config.hidden_size, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, 2)
+        nn.init.normal_(self.pooler.weight, std=config.matrix_std)
+        nn.init.normal_(self.classifier.weight, std=0.02)  # the first answers are undecided
         for layer in (self.pooler, self.classifier):
-            nn.init.normal_(layer.weight, std=config.initializer_range)
             nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class Transformer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Normal weights, those that write to the residual path scaled down (GPT-2, section 2.3)."""
-        std = self.config.initializer_range
+        std = self.config.matrix_std
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 writes = name.endswith(("attention.out.weight", "ffn.down.weight"))
