@@ -110,14 +110,15 @@ def test_a_job_that_is_refused_before_it_wrote_anything_leaves_nothing(capsys):
     assert left_behind() == []
 
 
-def test_a_job_that_wrote_something_keeps_its_folder(capsys):
+@pytest.mark.parametrize(("rows", "left"), [("", []), ("1\n", ["run", "run/config.yaml", "run/history.csv"])])
+def test_a_job_keeps_its_folder_if_it_logged_a_step(rows, left, capsys):
     def job(config, folder, resuming):
-        (folder / "history.csv").write_text("step\n")
+        (folder / "history.csv").write_text("step\n" + rows)
         raise LmzooError("the loss is not finite")
 
     assert run(job, "hydra.run.dir=run") == 1
     assert error_lines(capsys) == ["error: the loss is not finite"]
-    assert left_behind() == ["run", "run/config.yaml", "run/history.csv"]
+    assert left_behind() == left
 
 
 def test_folders_that_were_there_stay():

@@ -99,6 +99,7 @@ def test_every_legal_pair_trains_on_real_text_and_leaves_the_run_folder(family, 
         "size": "tiny",
         "seed": 1,
         "version": "0.1.0",
+        "precision": "fp32",
         "git": None,
     }
     ledger, valid = metrics["ledger"], metrics["valid"]
@@ -262,6 +263,29 @@ def test_a_tokenizer_of_another_vocabulary_than_the_checkpoint_is_refused(tmp_pa
             "tokenizer.vocab_size=900",
             resuming=True,
         )
+
+
+def test_another_text_a_damaged_checkpoint_and_another_model_are_refused_on_resume(tmp_path, cache):
+    text = tmp_path / "my.txt"
+    text.write_text("\n\n".join(f"Line {i} of a small text, number {i * 7}." for i in range(900)))
+    own = ["data=text", f"data.train={text}", "tokenizer.vocab_size=400", "budget.steps=5"]
+    run(tmp_path / "run", cache, "bert", "mlm", *own)
+    os.utime(text)  # touched, but the same text
+    run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
+    with pytest.raises(LmzooError, match="does not fit its checkpoint: model"):
+        run(tmp_path / "run", cache, "bert", "mlm", *own, "model.dropout=0.2", resuming=True)
+    text.write_text(text.read_text() + "\n\nOne more document.")
+    with pytest.raises(LmzooError, match="another text or another tokenizer"):
+        run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(LmzooError, match=r"last\.ckpt is damaged"):
+        run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
+    torch.save({"a": 1}, checkpoint)
+    with pytest.raises(LmzooError, match="no checkpoint of this version"):
+        run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
 
 
 @pytest.mark.parametrize(("family", "objective"), [("elmo", "bilm"), ("bert", "mlm_nsp")])

@@ -35,7 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 INTERVALS: dict[str, str] = {
-    "seed": "[0, inf)",
+    "seed": "[0, 9223372036854775808)",
     "batch_size": "[1, inf)",
     "seq_len": "[8, inf)",
     "model.num_layers": "[1, inf)",

@@ -7,6 +7,7 @@ status 1; anything else keeps its traceback, so that a bug is seen.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -54,6 +55,8 @@ def run(job: Job, argv: list[str] | None = None) -> None:
         folder = _resume_folder(overrides, arguments.multirun)
         if folder is None:
             _compose_and_run(job, argv)
+        elif arguments.cfg or arguments.info:
+            raise LmzooError(f"--cfg and --info do not go with resume=; the config is {folder}/config.yaml")
         else:
             _go_on(job, folder, resumed_config(folder, overrides))
 
@@ -132,6 +135,8 @@ def _resume_folder(overrides: list[Override], multirun: bool) -> Path | None:
         if override.key_or_group == "resume" and override.value() is not None:
             if multirun or override.is_sweep_override():
                 raise LmzooError("resume= goes on with one run: give one folder, without -m")
+            if not str(override.value()):
+                raise LmzooError("resume= is empty; give the folder of a run")
             return Path(str(override.value())).expanduser().absolute()
     return None
 
@@ -183,13 +188,18 @@ def _go_on(job: Job, folder: Path, config: TrainConfig) -> None:
 
 @contextmanager
 def _told_how_to_go_on(folder: Path) -> Iterator[None]:
-    """After Ctrl-C, which Lightning turns into SystemExit, say what to type."""
+    """After Ctrl-C, which Lightning turns into SystemExit, and after SIGTERM, say what to type."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+        hint = f"; go on with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
+        if isinstance(stop, SIGTERMException):
+            _say(f"ended by SIGTERM{hint}")
+            sys.exit(128 + signal.SIGTERM)
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        hint = f"; go on with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
         raise KeyboardInterrupt(f"interrupted{hint}") from None
 
 
@@ -215,8 +225,12 @@ def _compose_and_run(job: Job, argv: list[str]) -> None:
             patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}),
         ):
             command()
-    except (*composition_errors(), OSError) as error:
+    except composition_errors() as error:  # some of them are an OSError too
         raise LmzooError(explain(error)) from error
+    except OSError as error:  # a job's own are kept by it: this is Hydra making the folder
+        raise LmzooError(
+            f"the run folder cannot be made ({error.strerror}: {error.filename}); give another hydra.run.dir="
+        ) from error
     finally:
         end_sweep()
     jobs.conclude()
@@ -267,7 +281,7 @@ class _Jobs:
         try:
             with _told_how_to_go_on(folder):
                 self.job(config, folder, resuming=False)
-        except (LmzooError, KeyboardInterrupt):
+        except BaseException:
             give_up(folder)
             raise
 

@@ -108,6 +108,8 @@ def _make_paths_absolute(config: TrainConfig) -> None:
         (config, "init_from"),
     ):
         given = getattr(owner, name)
+        if given == "":
+            raise LmzooError(f"{name}= is empty; give a path, or leave it out")
         if isinstance(given, str):
             setattr(owner, name, _absolute(given))
         elif isinstance(given, list):

@@ -54,8 +54,12 @@ def claim(folder: Path, config: TrainConfig) -> None:
 
 
 def give_up(folder: Path) -> None:
-    """Remove a claimed folder in which nothing but `config.yaml` was written, with the folders around it."""
-    if [path.name for path in folder.iterdir()] == ["config.yaml"]:
+    """Remove a claimed folder in which no step was logged or saved, with the folders around it."""
+    history = folder / "history.csv"
+    if {path.name for path in folder.iterdir()} <= {"config.yaml", "history.csv"}:
+        if history.exists() and history.read_text(encoding="utf-8").count("\n") > 1:
+            return
+        history.unlink(missing_ok=True)
         (folder / "config.yaml").unlink()
     remove_empty(folder)
 

@@ -116,7 +116,7 @@ class LanguageModelModule(L.LightningModule):
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = self.optimizer_config.lr * factor
         optimizer.zero_grad()  # type: ignore[union-attr]
-        sums = torch.zeros(len(self.objective.weights), dtype=torch.float64, device=self.device)
+        sums = torch.zeros(len(self.objective.weights) + 1, dtype=torch.float64, device=self.device)
         for number, task in enumerate(tasks):
             last = number == len(tasks) - 1
             with contextlib.nullcontext() if last else self._no_sync():
@@ -124,7 +124,11 @@ class LanguageModelModule(L.LightningModule):
                 self.manual_backward(self._divided(terms, counts))
             for place, name in enumerate(self.objective.weights):
                 sums[place] += terms[name].total.detach()
-        sums = self._over_ranks(sums).tolist()
+        now = time.perf_counter()
+        sums[-1] = (now - self._mark) / self.trainer.world_size
+        self._mark = now
+        *sums, seconds = self._over_ranks(sums).tolist()
+        self.ledger.seconds += seconds
         self.last_parts = {
             n: total / max(counts[n], 1) for n, total in zip(self.objective.weights, sums, strict=True)
         }
@@ -139,15 +143,12 @@ class LanguageModelModule(L.LightningModule):
         return torch.stack(parts).sum() * self.trainer.world_size
 
     def _global_counts(self, batch: Batch, tasks: list[Task]) -> dict[str, float]:
-        """Predictions of each part, tokens and seconds, over all micro-batches and ranks."""
+        """Predictions of each part, and tokens, over all micro-batches and ranks."""
         counts: dict[str, float] = dict.fromkeys(self.objective.weights, 0)
         for task in tasks:
             for name, count in task.counts().items():
                 counts[name] += count
-        now = time.perf_counter()
         counts["tokens"] = int(batch.num_tokens())
-        counts["seconds"] = (now - self._mark) / self.trainer.world_size
-        self._mark = now
         packed = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
         return dict(zip(counts, self._over_ranks(packed).tolist(), strict=True))
 
@@ -164,7 +165,6 @@ class LanguageModelModule(L.LightningModule):
         ledger.samples += rows
         ledger.tokens_seen += int(counts["tokens"])
         ledger.predicted_tokens += int(sum(counts[name] for name in self.objective.token_parts))
-        ledger.seconds += counts["seconds"]
         forward = rows * length * self.backbone.flops_per_token(length)
         named = {name: int(counts[name]) for name in self.objective.weights}
         ledger.flops += 3 * (forward + self.objective.flops(named, rows))

@@ -107,6 +107,8 @@ def _what(text: str) -> str:
     owner = re.search(r"object_type=(\w+)", text)
     if key and re.search(r"Key '.*' not in ", text):
         return unknown_key(key[1], owner[1] if owner else None)
+    if key and "is not Optional" in text:
+        return f"{key[1]} cannot be null; give a value, or leave it out"
     section = re.search(r"Invalid type assigned: \w+ is not a subclass of (\w+)\. value: (.*)", text)
     if key and section:
         has = ", ".join(known_keys().get(section[1], ()))

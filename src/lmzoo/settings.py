@@ -111,7 +111,7 @@ class ValidConfig:
     """Rows of a validation during training, spread over the part; the last one takes all rows."""
 
 
-DEFAULT_TOKENS = 800_000
+DEFAULT_TOKENS = 900_000
 """The budget of a run to which none is given."""
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,15 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class RunRecord(Callback):
-    """Keeps in every checkpoint what a resumed run must know: the config and the W&B run's id."""
+    """Keeps in every checkpoint what a resumed run must know: its config, its text, its W&B run's id."""
 
-    def __init__(self, config: dict[str, Any], wandb_id: str | None) -> None:
-        self._record = {"config": config, "wandb_id": wandb_id, "lmzoo_version": __version__}
+    def __init__(self, config: dict[str, Any], wandb_id: str | None, content: str) -> None:
+        self._record = {
+            "config": config,
+            "wandb_id": wandb_id,
+            "content": content,
+            "lmzoo_version": __version__,
+        }
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
         checkpoint["lmzoo"] = self._record
@@ -67,7 +73,7 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     if saved is None and config.init_from:
         hub.initialize_from(module, config.init_from, store.tokenizer)
     if saved is not None:
-        _same_vocabulary(saved, module, folder)
+        _same_run(saved, config, module, store, folder)
     described = configs.to_dict(config)
     loggers, wandb_id = build_loggers(
         config.logger,
@@ -82,7 +88,9 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     exit_code = 1
     try:
         with as_rank_command(folder, described, resuming):
-            trainer = _build_trainer(config, precision, folder, loggers, RunRecord(described, wandb_id))
+            trainer = _build_trainer(
+                config, precision, folder, loggers, RunRecord(described, wandb_id, store.content)
+            )
             if config.hardware.compile:
                 module.backbone.compile()
             _fit(trainer, module, datamodule, folder, saved)
@@ -234,6 +242,7 @@ def _measure(
             "size": config.size,
             "seed": config.seed,
             "version": __version__,
+            "precision": precision_of(config.hardware),
             "git": _git_commit(),
         },
         "ledger": {
@@ -264,20 +273,42 @@ def _final_figures(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
+    advice = "start the run again, or from a copy of the file"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as packed:  # torch itself does not look at the checksums
+            damaged = packed.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} has changed since it was written")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its readers happen to raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LmzooError(f"{path} cannot be read ({reason}); the run cannot be resumed from it") from error
+        raise LmzooError(f"{path} is damaged ({reason}); {advice}") from error
+    if not {"state_dict", "ledger", "lmzoo"} <= set(saved):
+        raise LmzooError(f"{path} is no checkpoint of this version of lmzoo; {advice}")
+    return saved
 
 
-def _same_vocabulary(saved: dict[str, Any], module: LanguageModelModule, folder: Path) -> None:
+def _same_run(
+    saved: dict[str, Any], config: TrainConfig, module: LanguageModelModule, store: Store, folder: Path
+) -> None:
+    """Refuse to go on with another model, another vocabulary or another text than the checkpoint's."""
     name = "backbone.embedding.tokens.weight"
     rows, own = saved["state_dict"][name].shape[0], module.state_dict()[name].shape[0]
     if rows != own:
         raise LmzooError(
             f"{folder / LAST} was trained with {rows} pieces and the tokenizer has {own}; "
             "the corpus or the tokenizer file has changed since: put back the ones of the run"
+        )
+    before, now = saved["lmzoo"]["config"], configs.to_dict(config)
+    for section in ("model", "objective", "seed", "seq_len", "batch_size", "context"):
+        if before[section] != now[section]:
+            raise LmzooError(
+                f"{folder / 'config.yaml'} does not fit its checkpoint: {section} has been changed"
+            )
+    if saved["lmzoo"]["content"] != store.content:
+        raise LmzooError(
+            f"{folder / LAST} was trained on another text or another tokenizer than is there now; "
+            "put back the files of the run (for data=stdlib, the same Python), or start a new one"
         )
 
 
@@ -324,6 +355,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory.*exists.*",
         ".*Using ModelCheckpoint with manual optimization.*",  # after the step is what is meant
+        ".*sync_dist=True.*",  # validation's sums are gathered by the module
         ".*treespec.*is deprecated.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", pattern)

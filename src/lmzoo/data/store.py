@@ -73,6 +73,9 @@ class Store:
 
     folder: Path
     hash: str
+    """Of all that made it: files with their times, settings, versions."""
+    content: str
+    """Of what came out: the same text and pieces give the same, wherever the files lay."""
     tokenizer: TextTokenizer
     parts: dict[str, Part]
     """``train``, ``valid`` and perhaps ``test``."""
@@ -112,10 +115,17 @@ def open_store(folder: Path) -> Store:
     return Store(
         folder=folder,
         hash=manifest["hash"],
+        content=_content(manifest),
         tokenizer=load_tokenizer(folder / "tokenizer.json"),
         parts={name: Part(folder / name) for name in manifest["text_bytes"]},
         text_bytes=manifest["text_bytes"],
     )
+
+
+def _content(manifest: dict[str, Any]) -> str:
+    """A hash of the files' checksums: the same text and pieces, wherever the files were and whenever."""
+    sums = sorted((name, entry["blake2b"]) for name, entry in manifest["files"].items())
+    return hashlib.blake2b(json.dumps(sums).encode(), digest_size=16).hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -129,6 +139,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise _damage(path, "cannot be read", folder) from None
     if found != FORMAT:
         raise _damage(path, f"has format {found} where this version of lmzoo reads {FORMAT}", folder)
+    try:
+        listed = {
+            name: (int(entry["bytes"]), str(entry["blake2b"])) for name, entry in manifest["files"].items()
+        }
+        needed = {f"{part}/{array}.npy" for part in manifest["text_bytes"] for array in _ARRAYS}
+        complete = manifest["hash"] and {"train", "valid"} <= set(manifest["text_bytes"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise _damage(path, "is incomplete", folder) from None
+    if not complete or not needed | {"tokenizer.json"} <= set(listed):
+        raise _damage(path, "is incomplete", folder)
     return manifest
 
 

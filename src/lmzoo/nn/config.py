@@ -54,7 +54,7 @@ class ModelConfig:
 
     @property
     def table_std(self) -> float:
-        """Standard deviation of initial embedding tables: half of that, so that the first loss is near ln V."""
+        """Standard deviation of initial tables: half of that, so that the first loss is near ln V."""
         return self.initializer_range or 0.5 * (self.hidden_size or 1) ** -0.5
 
 

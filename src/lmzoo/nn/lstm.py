@@ -8,6 +8,8 @@ mid-row, so the recurrence is written here, with its gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +116,10 @@ class Recurrence(torch.autograd.Function):
         grad_weight = _over_steps(_shifted(states) * keep, grad_gates, weight.dtype).to(weight_dtype)
         grad_projection = _over_steps(outputs, grad_states, weight.dtype).to(weight_dtype)
         return grad_gates.to(gates_dtype), None, grad_weight, grad_projection, None, None
+
+
+# unrolled over hundreds of steps, it would be compiled for minutes
+recur = cast(Callable[..., Tensor], torch.compiler.disable(Recurrence.apply))
 
 
 def _shifted(x: Tensor) -> Tensor:
@@ -224,7 +230,7 @@ class BiLstm(nn.Module):
             [nn.functional.linear(x[:, s], layer.input_weight, layer.bias) for s, layer in enumerate(layers)],  # type: ignore[arg-type]
             dim=1,
         )
-        states = Recurrence.apply(
+        states = recur(
             gates,
             starts,
             torch.stack([layer.hidden_weight.t() for layer in layers]),  # type: ignore[operator]

@@ -125,9 +125,10 @@ def _numbered_lines(path: Path, lines: Iterable[bytes] | IO[bytes]) -> Iterator[
         try:
             yield number, line.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
+            again = ", or fetch it again if it is damaged" if path.suffix in _PACKINGS else ""
             raise LmzooError(
                 f"{path}:{number} is not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1}); "
-                "convert the file to UTF-8"
+                f"convert the file to UTF-8{again}"
             ) from None
 
 
@@ -152,7 +153,7 @@ def _jsonl_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[D
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LmzooError(f"{where} is not JSON ({error}); write one object a line") from None
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
