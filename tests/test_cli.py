@@ -174,6 +174,9 @@ def test_an_experiment_of_ones_own(capsys):
     (folder / "wrong.yaml").write_text("# @package _global_\noptimizer:\n  lrr: 0.5\n")
     job = Recorder()
     assert run(job, "--config-dir", "mine", "experiment=fast") == 0
+    assert (
+        run(Recorder(), "experiment=fast", "hydra.run.dir=other", "--config-dir", "mine") == 0
+    )  # in any order
     assert job.calls[0][0].optimizer.lr == 0.5
     assert run(job, "--config-dir", "mine", "experiment=wrong") == 1
     (line,) = error_lines(capsys)

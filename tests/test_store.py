@@ -141,7 +141,20 @@ def test_damage_names_the_file(store: Store, name: str, damage, words: str) -> N
     assert words in message
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"format": 1, "ha', b"[]", b"\xff", b'{"format": 99}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b'{"format": 1, "ha',
+        b"[]",
+        b"\xff",
+        b'{"format": 99}',
+        b'{"format": 1}',
+        b'{"format": 1, "hash": "x", "files": {}, "text_bytes": {"train": 1, "valid": 1}}',
+        b'{"format": 1, "hash": "x", "files": {"a": 1}, "text_bytes": {"train": 1, "valid": 1}}',
+    ],
+)
 def test_a_half_written_store_is_named(store: Store, content: bytes | None) -> None:
     path = store.folder / "store.json"
     path.unlink() if content is None else path.write_bytes(content)

@@ -93,21 +93,21 @@ def _say(what: object) -> None:
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[Override]]:
-    """Hydra's flags and overrides. Puts ``-m`` first, where Hydra wants it."""
+    """Hydra's flags and overrides. Puts the flags first in ``argv``, where Hydra wants them."""
     from hydra._internal.utils import get_args_parser
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
     from lmzoo.refusals import explain
 
-    argv.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
         raise LmzooError(f"{message}; --help tells what can be said")
 
     parser.error = refuse  # type: ignore[assignment]
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    argv[:] = [part for part in argv if part not in arguments.overrides] + arguments.overrides
     try:
         return arguments, OverridesParser.create().parse_overrides(arguments.overrides)
     except OverrideParseException as error:
