@@ -80,7 +80,9 @@ class LanguageModelModule(L.LightningModule):
     # -- training
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self, self.optimizer_config)
+        # a fused step takes the loss scale of fp16 off by itself, too late for clipping
+        scaled = self._trainer is not None and self.trainer.precision_plugin.precision == "16-mixed"
+        return build_optimizer(self, self.optimizer_config, fused=not scaled)
 
     @property
     def progress(self) -> float:

@@ -10,7 +10,9 @@ from torch import nn
 from lmzoo.settings import OptimizerConfig, ScheduleConfig
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, config: OptimizerConfig, *, fused: bool = True
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019); matrices decay, norms and biases do not."""
     decayed = [p for p in module.parameters() if p.requires_grad and p.dim() >= 2]
     others = [p for p in module.parameters() if p.requires_grad and p.dim() < 2]
@@ -23,7 +25,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=True,
+        fused=fused,
     )
 
 
