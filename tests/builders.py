@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from lmzoo.modules import FAMILIES, LanguageModelModule
+from lmzoo.config import compose
+from lmzoo.modules import MODULES, LanguageModelModule
+from lmzoo.nn.char_cnn import characters_of
 from lmzoo.nn.config import MODELS, LstmConfig, ModelConfig, TransformerConfig
 from lmzoo.objectives.config import OBJECTIVES
 from lmzoo.types import NO_DOCUMENT, Batch, SpecialTokens
@@ -16,26 +18,42 @@ VOCAB_SIZE = 50
 SPECIAL = SpecialTokens(VOCAB_SIZE)
 PAIRS = [
     (family, objective)
-    for family in FAMILIES
+    for family in MODELS
     for objective, config in OBJECTIVES.items()
     if set(config.contexts) & set(MODELS[family].contexts)
 ]
-"""Every backbone with every legal objective."""
+"""Every model, of the controlled line and of the published one, with every legal objective."""
 
 SMALL: dict[str, ModelConfig] = {
     "elmo": LstmConfig(name="elmo", num_layers=2, hidden_size=16, cell_size=12),
     "gpt": TransformerConfig(name="gpt", num_layers=2, hidden_size=16, num_heads=2, ffn_size=24),
     "bert": TransformerConfig(name="bert", num_layers=2, hidden_size=16, num_heads=2, ffn_size=24),
 }
+_SHAPES = {
+    "elmo_2018": {"cell_size": 12, "filters": [2, 3, 4], "num_highway": 2, "characters_per_token": 8},
+    **{name: {"num_heads": 2, "ffn_size": 24} for name in ("gpt_2018", "gpt2", "bert_2018")},
+}
+for _name, _shape in _SHAPES.items():
+    # from the YAML that a user gets, made small; without dropout, so that two passes are equal
+    _published = replace(compose([f"model={_name}"]).model, max_positions=None, dropout=0.0)
+    SMALL[_name] = replace(_published, num_layers=2, hidden_size=16, **_shape)
+CHARACTERS = characters_of([f"w{number}".encode() for number in range(VOCAB_SIZE)], SPECIAL, 8)
+"""The characters of the small vocabulary."""
+
+
+def characters_for(config: ModelConfig) -> torch.Tensor | None:
+    """What a model of this config is built with beside its vocabulary's size."""
+    return CHARACTERS if config.embedding == "characters" else None
 
 
 def small_module(family: str, objective: str, *, seed: int = 1, **changes) -> LanguageModelModule:
     """A module of 16 dimensions; ``changes`` override its model config or go to its constructor."""
     config = SMALL[family]
     fields = {name: changes.pop(name) for name in list(changes) if hasattr(config, name)}
-    return FAMILIES[family](
+    return MODULES[family](
         objective,
         model=replace(config, **fields),
+        characters=characters_for(config),
         special=SPECIAL,
         seed=seed,
         pairs=objective == "mlm_nsp",

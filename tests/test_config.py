@@ -27,7 +27,8 @@ from lmzoo.config import (
     to_dict,
 )
 from lmzoo.errors import LmzooError
-from lmzoo.nn.config import MODELS, SIZES, LstmConfig, TransformerConfig
+from lmzoo.nn.config import MODELS, LstmConfig, TransformerConfig
+from lmzoo.nn.sizes import SIZES
 from lmzoo.objectives.config import OBJECTIVES, MlmConfig
 from lmzoo.types import Context
 
@@ -37,7 +38,7 @@ CHOICES = sorted(
     if group.is_dir()
     for file in group.glob("*.yaml")
 )
-NEEDED = {("data", "text"): ["data.train=books.txt"]}
+NEEDED = {("data", "text"): ["data.train=books.txt"], ("data", "hub"): ["data.name=owner/texts"]}
 
 
 def refusal(*overrides: str) -> str:
@@ -51,7 +52,7 @@ def refusal(*overrides: str) -> str:
 def test_the_groups_are_those_of_the_design():
     groups = "model objective data tokenizer optimizer schedule hardware logger experiment"
     assert {group for group, _ in CHOICES} == set(groups.split())
-    assert [choice for group, choice in CHOICES if group == "model"] == ["bert", "elmo", "gpt"]
+    assert {choice for group, choice in CHOICES if group == "model"} == set(MODELS)
     assert [choice for group, choice in CHOICES if group == "objective"] == list(OBJECTIVES)
 
 
@@ -59,24 +60,25 @@ def test_the_groups_are_those_of_the_design():
 def test_every_yaml_composes(group, choice):
     config = compose([f"{group}={choice}", *NEEDED.get((group, choice), [])])
     if group in ("model", "objective", "data", "tokenizer", "optimizer", "schedule", "logger"):
-        assert getattr(config, group).name == choice
+        assert getattr(getattr(config, group), "source" if group == "data" else "name") == choice
     assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
     assert resolve(config) == config
 
 
+LSTM = {"bilm": "apart", "clm": "past", "mlm": "apart", "mlm_nsp": "apart"}
+TRANSFORMER = {"bilm": "apart", "clm": "past", "mlm": "full", "mlm_nsp": "full"}
 CONTEXTS = {
-    ("elmo", "bilm"): "apart",
-    ("elmo", "clm"): "past",
-    ("elmo", "mlm"): "apart",
-    ("elmo", "mlm_nsp"): "apart",
-    ("gpt", "bilm"): "apart",
-    ("gpt", "clm"): "past",
-    ("gpt", "mlm"): "full",
-    ("gpt", "mlm_nsp"): "full",
-    ("bert", "bilm"): "apart",
-    ("bert", "clm"): "past",
-    ("bert", "mlm"): "full",
-    ("bert", "mlm_nsp"): "full",
+    (model, objective): context
+    for model, contexts in {
+        "elmo": LSTM,
+        "gpt": TRANSFORMER,
+        "bert": TRANSFORMER,
+        "elmo_2018": LSTM,
+        "gpt_2018": TRANSFORMER,
+        "gpt2": TRANSFORMER,
+        "bert_2018": TRANSFORMER,
+    }.items()
+    for objective, context in contexts.items()
 }
 
 
@@ -86,7 +88,8 @@ def test_every_model_takes_every_objective(pair, context):
     config = compose([f"model={model}", f"objective={objective}"])
     assert (config.model.name, config.objective.name, config.context) == (model, objective, context)
     assert config.data.view == ("pairs" if objective == "mlm_nsp" else "stream")
-    assert config.model.num_segments == (2 if objective == "mlm_nsp" else 0)
+    published_bert = model == "bert_2018"  # which always has its segment table
+    assert config.model.num_segments == (2 if objective == "mlm_nsp" or published_bert else 0)
 
 
 def test_the_table_is_whole():
@@ -120,7 +123,9 @@ def test_a_possible_pair_of_the_same_encoder_is_taken():
 def test_a_model_brings_its_objective_and_the_command_line_wins():
     assert compose([]).model.name == "bert"
     brought = {model: compose([f"model={model}"]).objective.name for model in MODELS}
-    assert brought == {"elmo": "bilm", "gpt": "clm", "bert": "mlm"}
+    controlled = {"elmo": "bilm", "gpt": "clm", "bert": "mlm"}
+    published = {"elmo_2018": "bilm", "gpt_2018": "clm", "gpt2": "clm", "bert_2018": "mlm_nsp"}
+    assert brought == controlled | published
     assert compose(["objective=mlm", "model=gpt"]).objective.name == "mlm"
     assert compose(["experiment=bert_nsp", "objective=clm"]).objective.name == "clm"
 
@@ -184,7 +189,10 @@ REFUSED = [
     ("optimizer.lrr=1", "did you mean optimizer.lr?"),
     ("+optimizer.lrr=1", "did you mean optimizer.lr?"),
     ("++nonsense=1", "nonsense: there is no such key"),
-    ("model=gtp", "model=gtp is not known; choose one of: bert, elmo, gpt"),
+    (
+        "model=gtp",
+        "model=gtp is not known; choose one of: bert, bert_2018, elmo, elmo_2018, gpt, gpt2, gpt_2018",
+    ),
     ("experiment=x", "experiment=x is not known; choose one of: bert_"),
     ("model=elmo model.num_heads=4", "it belongs to model=gpt|bert"),
     ("model=gpt objective.mask_rate=0.3", "it belongs to objective=mlm|mlm_nsp"),
@@ -197,7 +205,7 @@ REFUSED = [
     ("seed==1", "cannot read 'seed==1'"),
     ("seed=1,2", "add -m for a run of each"),
     ("model=null", "Config group override must be a string or a list"),
-    ("size=huge", "size=huge is not known; choose one of: tiny, mini, small, base, large"),
+    ("size=huge", "size=huge is not known for model=bert; choose one of: tiny, mini, small, base, large"),
     ("model=gpt model.name=elmo", "give model=elmo"),
     ("objective=mlm_nsp objective.name=mlm", "give objective=mlm"),
     ("model.positions=sinus", "choose one of: rotary, learned, sinusoidal, none"),
@@ -211,7 +219,7 @@ REFUSED = [
     ("model.hidden_size=6", "rotary needs heads of an even size"),
     ("model.dropout=1", "model.dropout=1.0 is out of range: give a number in [0, 1)"),
     ("model.norm_placement=mid", "choose one of: pre, post"),
-    ("model.activation=swish", "choose one of: geglu, gelu, relu"),
+    ("model.activation=swish", "choose one of: geglu, gelu, gelu_tanh, relu"),
     ("model.head=big", "choose one of: dense, plain"),
     ("objective.mask_rate=0", "(0, 1)"),
     ("objective.mask_rate=1", "(0, 1)"),
@@ -223,6 +231,13 @@ REFUSED = [
     ("data.valid_fraction=1", "(0, 1)"),
     ("data.train=x.txt", "goes with data=text"),
     ("data=text", "data=text needs data.train="),
+    ("data=hub", "data=hub needs data.name="),
+    ("data.name=x", "data.name=x goes with data=hub"),
+    ("data=text data.train=x.txt data.revision=v1", "data.revision=v1 goes with data=hub"),
+    ("data.column=body", "data.column=body goes with data=text or data=hub"),
+    ("tokenizer.min_count=3", "choose tokenizer=word or char"),
+    ("tokenizer=word tokenizer.min_count=0", "[1, inf)"),
+    ("tokenizer=char tokenizer.lowercase=true", "choose tokenizer=wordpiece"),
     ("tokenizer.lowercase=true", "choose tokenizer=wordpiece"),
     ("context=past", "choose one of: full, apart"),
     ("batch_size=0", "[1, inf)"),
@@ -295,7 +310,7 @@ def test_a_config_is_written_once_and_read_back(tmp_path):
         ("num_heads:", "num_heds:", "did you mean model.num_heads"),
         ("seed: 1\n", "seed: one\n", "seed=one is of the wrong type"),
         ("  name: bert", "  name: tern", "model.name=tern is not known; choose one of: elmo, gpt, bert"),
-        ("model:", "model: 5\nmodle:", "names no model and no objective"),
+        ("model:\n", "model: 5\nmodle:\n", "names no model and no objective"),
         ("seed: 1\n", "seed: [\n", "cannot be read as YAML"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of
+from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of, characters_for
 from lmzoo.backbone import build_backbone
 from lmzoo.types import Batch, Context, Hidden
 
@@ -18,7 +18,7 @@ def states(family: str, context: Context, batch: Batch, **changes) -> Hidden:
 
     torch.manual_seed(0)
     config = replace(SMALL[family], num_segments=0, max_positions=LENGTH, **changes)
-    backbone = build_backbone(config, context, VOCAB_SIZE).eval()
+    backbone = build_backbone(config, context, VOCAB_SIZE, characters_for(config)).eval()
     for parameter in backbone.parameters():  # as large as in a trained model, so that a leak is seen
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)

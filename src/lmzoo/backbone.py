@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
+from lmzoo.nn.char_cnn import CharCnn
 from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig
 from lmzoo.nn.embedding import Embedding
 from lmzoo.nn.lstm import BiLstm
 from lmzoo.nn.transformer import ApartTransformers, Transformer
-from lmzoo.types import Batch, Context, Hidden
+from lmzoo.types import NO_DOCUMENT, Batch, Cache, Context, Hidden, Trace
 
 
 def build_encoder(config: ModelConfig, context: Context) -> nn.Module:
@@ -36,20 +37,51 @@ class Backbone(nn.Module):
         """What each position of its states has seen."""
         return self.encoder.context  # type: ignore[return-value]
 
-    def forward(self, batch: Batch) -> Hidden:
-        """Encode a batch's (B, T) tokens as (B, T, D) states, documents kept apart."""
-        x = self.embedding(batch.tokens, batch.positions, batch.segments)
-        return self.encoder(x, batch.documents, batch.positions)
+    def forward(self, batch: Batch, trace: Trace | None = None) -> Hidden:
+        """Encode a batch's (B, T) tokens as (B, T, D) states, documents kept apart.
+
+        Args:
+            batch: the rows.
+            trace: filled with what it wants: see ``Trace``.
+        """
+        x = self.embedding(batch.tokens, batch.positions, batch.segments, batch.unseen)
+        if trace is None:
+            return self.encoder(x, batch.documents, batch.positions)
+        trace.layers.append((x, x) if self.context is Context.APART else (x,))
+        return self.encoder(x, batch.documents, batch.positions, trace)
+
+    def start(self, rows: int, capacity: int) -> Cache:
+        """An empty cache for up to ``capacity`` tokens of ``rows`` rows; ``PAST`` alone can have one."""
+        return self.encoder.start(rows, capacity)  # type: ignore[operator]
+
+    def extend(self, batch: Batch, cache: Cache) -> Tensor:
+        """Encode (B, T) tokens that follow what the cache holds, as (B, T, D), and add them to it.
+
+        ``batch.positions`` count on from the tokens before; padding (``NO_DOCUMENT``), which may stand
+        before a row's first token alone, is never seen.
+        """
+        x = self.embedding(batch.tokens, batch.positions, batch.segments, batch.unseen)
+        return self.encoder.extend(x, batch.positions, batch.documents != NO_DOCUMENT, cache)  # type: ignore[operator]
 
     def flops_per_token(self, length: int) -> int:
-        """Floating-point operations of one forward pass a token, in rows of ``length`` tokens."""
+        """Floating-point operations of one forward pass a token, in rows of ``length`` tokens.
+
+        A char-CNN is not in it: see ``flops_per_word``.
+        """
         return self.encoder.flops_per_token(length)  # type: ignore[operator]
+
+    def flops_per_word(self) -> int:
+        """Floating-point operations of a char-CNN's forward pass a distinct token; 0 without one."""
+        tokens = self.embedding.tokens
+        return tokens.flops_per_word() if isinstance(tokens, CharCnn) else 0
 
     def num_parameters(self) -> int:
         """Parameters of the encoder: no tables, no heads."""
         return sum(p.numel() for p in self.encoder.parameters())
 
 
-def build_backbone(config: ModelConfig, context: Context, vocab_size: int) -> Backbone:
-    """Embedding and encoder from one config."""
-    return Backbone(Embedding(config, vocab_size), build_encoder(config, context))
+def build_backbone(
+    config: ModelConfig, context: Context, vocab_size: int, characters: Tensor | None = None
+) -> Backbone:
+    """Embedding and encoder from one config; ``characters`` (V, C) as ``Embedding`` takes them."""
+    return Backbone(Embedding(config, vocab_size, characters), build_encoder(config, context))

@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lmzoo.data.config import VIEWS, DataConfig
+from lmzoo.data.config import SOURCES, VIEWS, DataConfig, check_sources
 from lmzoo.errors import LmzooError, one_of
-from lmzoo.nn.config import MODELS, SIZES, ModelConfig, TransformerConfig
+from lmzoo.nn.config import MODELS, ModelConfig, TransformerConfig
 from lmzoo.objectives.config import OBJECTIVES, MlmConfig, ObjectiveConfig
 from lmzoo.settings import BudgetConfig, HardwareConfig, ScheduleConfig
-from lmzoo.text.config import TokenizerConfig
+from lmzoo.text.config import TOKENIZERS, TokenizerConfig, check_tokenizer
 from lmzoo.types import Context
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "size": tuple(SIZES),
     "model.name": tuple(MODELS),
     "model.head": ("dense", "plain"),
     "model.norm_placement": ("pre", "post"),
-    "model.activation": ("geglu", "gelu", "relu"),
+    "model.activation": ("geglu", "gelu", "gelu_tanh", "relu"),
+    "model.embedding": ("table", "characters"),
     "objective.name": tuple(OBJECTIVES),
-    "data.name": ("stdlib", "text"),
+    "data.source": SOURCES,
     "data.sentences": ("split", "lines"),
     "data.view": VIEWS,
-    "tokenizer.name": ("bpe", "wordpiece"),
+    "tokenizer.name": TOKENIZERS,
     "optimizer.name": ("adamw",),
     "schedule.name": ("linear", "cosine", "inverse_sqrt", "constant", "wsd"),
     "hardware.accelerator": ("auto", "cpu", "gpu"),
@@ -48,6 +48,9 @@ INTERVALS: dict[str, str] = {
     "model.rotary_base": "(1, inf)",
     "model.dropout": "[0, 1)",
     "model.norm_eps": "(0, 1)",
+    "model.character_size": "[1, inf)",
+    "model.characters_per_token": "[8, inf)",
+    "model.num_highway": "[0, inf)",
     "model.initializer_range": "(0, inf)",
     "model.num_segments": "[0, inf)",
     "model.max_positions": "[0, inf)",
@@ -58,6 +61,7 @@ INTERVALS: dict[str, str] = {
     "data.valid_fraction": "(0, 1)",
     "data.short_pairs": "[0, 1]",
     "tokenizer.vocab_size": "[6, inf)",
+    "tokenizer.min_count": "[1, inf)",
     "tokenizer.sample_megabytes": "[1, inf)",
     "optimizer.lr": "(0, inf)",
     "optimizer.beta1": "[0, 1)",
@@ -133,10 +137,12 @@ def check_model(model: ModelConfig, seq_len: int) -> None:
     if not isinstance(model, MODELS[model.name]):
         raise LmzooError(f"model.name={model.name} belongs to another choice: give model={model.name}")
     one_of("model.positions", model.positions, model.position_choices)
+    one_of("model.initializer", model.initializer, model.initializer_choices)
+    _check_embedding(model)
     if model.positions == "learned" and (model.max_positions or 0) < seq_len:
         raise LmzooError(
             f"model.max_positions={model.max_positions} is less than seq_len={seq_len}; "
-            "leave it out, or raise it"
+            "lower seq_len, or raise model.max_positions"
         )
     if model.positions == "sinusoidal" and (model.hidden_size or 0) % 2:
         raise LmzooError(
@@ -144,6 +150,25 @@ def check_model(model: ModelConfig, seq_len: int) -> None:
         )
     if isinstance(model, TransformerConfig):
         _check_heads(model)
+
+
+def _check_embedding(model: ModelConfig) -> None:
+    if model.freeze_vectors and model.vectors is None:
+        raise LmzooError("model.freeze_vectors=true needs model.vectors=: a text file of word vectors")
+    if model.embedding != "characters":
+        return
+    if model.tied:
+        raise LmzooError(
+            "model.embedding=characters has no table that the output could share; give model.tied=false"
+        )
+    if model.vectors is not None:
+        raise LmzooError("model.vectors= fills a table, and model.embedding=characters has none; drop one")
+    filters = model.filters or []
+    if not filters or min(filters) < 1 or len(filters) > model.characters_per_token:
+        raise LmzooError(
+            f"model.filters={filters} is not possible: give the number of filters of width 1, 2, 3, …, each "
+            f"at least 1, up to width model.characters_per_token={model.characters_per_token}"
+        )
 
 
 def _check_heads(model: TransformerConfig) -> None:
@@ -179,16 +204,8 @@ def check_objective(objective: ObjectiveConfig) -> None:
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Check which texts are named, not whether they exist. Raises LmzooError."""
-    if data.name == "stdlib":
-        for part in ("train", "valid", "test"):
-            if getattr(data, part) is not None:
-                raise LmzooError(f"data=stdlib brings its own text: data.{part}= goes with data=text")
-    elif data.train is None:
-        raise LmzooError("data=text needs data.train=: a path, a list of paths or a glob")
-    if tokenizer.lowercase and tokenizer.name == "bpe":
-        raise LmzooError(
-            "tokenizer.lowercase=true does not go with tokenizer=bpe; choose tokenizer=wordpiece"
-        )
+    check_sources(data)
+    check_tokenizer(tokenizer)
 
 
 def check_budget(budget: BudgetConfig) -> None:

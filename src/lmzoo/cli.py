@@ -54,7 +54,11 @@ def run(job: Job, argv: list[str] | None = None) -> None:
         arguments, overrides = _parse(argv)
         folder = _resume_folder(overrides, arguments.multirun)
         if folder is None:
-            _compose_and_run(job, argv)
+            from lmzoo.adoption import with_adopted
+            from lmzoo.config import composed
+
+            flags = argv[: len(argv) - len(arguments.overrides)]
+            _compose_and_run(job, flags + with_adopted(arguments.overrides, composed))
         elif arguments.cfg or arguments.info:
             raise LmzooError(f"--cfg and --info do not go with resume=; the config is {folder}/config.yaml")
         else:

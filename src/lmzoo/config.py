@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmzoo import checks
 from lmzoo.errors import LmzooError, one_of
-from lmzoo.nn.config import MODELS, LstmConfig, TransformerConfig, complete
+from lmzoo.nn.config import MODELS, LstmConfig, TransformerConfig
+from lmzoo.nn.sizes import choose_size, complete
 from lmzoo.objectives.config import OBJECTIVES, choose_context
 from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
 
@@ -84,6 +85,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         data.view = objective.views[0]
     checks.check_view(objective, data.view)
     pairs = data.view == "pairs"
+    config.size = choose_size(model, config.size)
     config.model = complete(model, size=config.size, pairs=pairs, seq_len=config.seq_len)
     checks.check_model(config.model, config.seq_len)
     checks.check_objective(objective)
@@ -99,15 +101,18 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def _make_paths_absolute(config: TrainConfig) -> None:
     """A run may be resumed from any working folder, so its config must not rest on this one."""
+    # the parts of a data set are splits of it, and itself is a path only where it is a folder
+    texts = ("name",) if config.data.source == "hub" else ("train", "valid", "test")
     for owner, name in (
-        (config.data, "train"),
-        (config.data, "valid"),
-        (config.data, "test"),
+        *((config.data, part) for part in texts),
         (config.tokenizer, "file"),
+        (config.model, "vectors"),
         (config, "cache_dir"),
         (config, "init_from"),
     ):
         given = getattr(owner, name)
+        if name in ("init_from", "name") and given and not Path(given).expanduser().exists():
+            continue  # a name on the hub
         if given == "":
             raise LmzooError(f"{name}= is empty; give a path, or leave it out")
         if isinstance(given, str):
@@ -182,6 +187,13 @@ def compose(overrides: list[str]) -> TrainConfig:
     Raises:
         LmzooError: where the command line would be refused.
     """
+    from lmzoo.adoption import with_adopted
+
+    return resolve(from_hydra(composed(with_adopted(overrides, composed))))
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """What Hydra makes of ``overrides``, neither filled nor checked. Raises LmzooError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
@@ -190,7 +202,6 @@ def compose(overrides: list[str]) -> TrainConfig:
     register_schemas()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="lmzoo"):
-            cfg = hydra_compose("train", overrides)
+            return hydra_compose("train", overrides)
     except composition_errors() as error:
         raise LmzooError(explain(error)) from error
-    return resolve(from_hydra(cfg))

@@ -24,7 +24,8 @@ class Ledger:
     """Token predictions that were paid for with a loss; both directions of a biLM count."""
     flops: float = 0.0
     """Floating-point operations of forward and backward passes, heads and padding included: three
-    times the forward pass (Kaplan et al. 2020, section 2.1)."""
+    times the forward pass (Kaplan et al. 2020, section 2.1). A char-CNN is counted once a distinct token
+    of a row, however the rows are put in micro-batches."""
     seconds: float = 0.0
     """Wall-clock time of the training steps; validation is not counted."""
     rows_an_epoch: int = 0

@@ -22,10 +22,11 @@ from lmzoo import rng
 from lmzoo.backbone import Backbone, build_backbone
 from lmzoo.errors import LmzooError
 from lmzoo.ledger import Ledger
-from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig, complete
+from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig
+from lmzoo.nn.sizes import complete
 from lmzoo.objectives.base import Objective, Score, Scores, Task
 from lmzoo.objectives.build import build_objective
-from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig, choose_context
+from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig, check_vocabulary, choose_context
 from lmzoo.optim import build_optimizer, learning_rate_factor
 from lmzoo.settings import BudgetConfig, OptimizerConfig, ScheduleConfig
 from lmzoo.types import Batch, LossTerm, SpecialTokens
@@ -151,6 +152,7 @@ class LanguageModelModule(L.LightningModule):
             for name, count in task.counts().items():
                 counts[name] += count
         counts["tokens"] = int(batch.num_tokens())
+        counts["words"] = int(batch.num_distinct_by_row()) if self.backbone.flops_per_word() else 0
         packed = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
         return dict(zip(counts, self._over_ranks(packed).tolist(), strict=True))
 
@@ -168,6 +170,7 @@ class LanguageModelModule(L.LightningModule):
         ledger.tokens_seen += int(counts["tokens"])
         ledger.predicted_tokens += int(sum(counts[name] for name in self.objective.token_parts))
         forward = rows * length * self.backbone.flops_per_token(length)
+        forward += int(counts["words"]) * self.backbone.flops_per_word()
         named = {name: int(counts[name]) for name in self.objective.weights}
         ledger.flops += 3 * (forward + self.objective.flops(named, rows))
 
@@ -293,10 +296,11 @@ class _FamilyModule(LanguageModelModule):
         self,
         objective: str | ObjectiveConfig | None = None,
         *,
-        size: str = "tiny",
+        size: str | None = None,
         model: ModelConfig | None = None,
         special: SpecialTokens | None = None,
         token_bytes: Tensor | None = None,
+        characters: Tensor | None = None,
         pairs: bool | None = None,
         seq_len: int = 128,
         context: str | None = None,
@@ -306,10 +310,12 @@ class _FamilyModule(LanguageModelModule):
         """
         Args:
             objective: its name or config; the family's own by default.
-            size: fills what ``model`` leaves open.
+            size: fills what ``model`` leaves open; the smallest by default.
             model: the model's config; the controlled line's by default.
             special: special tokens and vocabulary size; 8,192 pieces by default.
             token_bytes: (V,) bytes each id stands for, for bits per byte.
+            characters: (V, C) characters of every token, where ``model.embedding`` is ``characters``;
+                see ``lmzoo.nn.char_cnn.characters_of``.
             pairs: whether rows have two segments; by default, if the objective needs them.
             seq_len: longest row, for learned positions.
             context: where the objective and the encoder share several; the objective's first by default.
@@ -317,7 +323,8 @@ class _FamilyModule(LanguageModelModule):
             training: see ``LanguageModelModule``.
 
         Raises:
-            LmzooError: the objective, the size or the pair of model and objective is not possible.
+            LmzooError: the objective, the size, the pair of model and objective, or of objective and
+                vocabulary is not possible.
         """
         config = _objective_config(objective or self.own_objective)
         model = model or self.model_type(name=self.family)
@@ -325,9 +332,10 @@ class _FamilyModule(LanguageModelModule):
         model = complete(model, size=size, pairs=paired, seq_len=seq_len)
         chosen = choose_context(model, config, context)
         special = special or SpecialTokens(8192)
+        check_vocabulary(config, special)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone = build_backbone(model, chosen, special.vocab_size)
+            backbone = build_backbone(model, chosen, special.vocab_size, characters)
             built = build_objective(config, model, backbone.embedding, special, chosen, token_bytes)
         super().__init__(backbone, built, seed=seed, **training)
 
@@ -359,3 +367,10 @@ class BertModule(_FamilyModule):
 
 
 FAMILIES: dict[str, type[_FamilyModule]] = {"elmo": ElmoModule, "gpt": GptModule, "bert": BertModule}
+MODULES: dict[str, type[_FamilyModule]] = FAMILIES | {
+    "elmo_2018": ElmoModule,
+    "gpt_2018": GptModule,
+    "gpt2": GptModule,
+    "bert_2018": BertModule,
+}
+"""The module of every model's name; a published one differs from its family in its config alone."""

@@ -88,6 +88,8 @@ class LoggerConfig:
     entity: str | None = None
     group: str | None = None
     """W&B group; in a sweep, the sweep."""
+    log_model: bool = False
+    """W&B: keep the last and the best checkpoint as artifacts."""
     every_steps: int = 10
     timeout_seconds: float = 30.0
     """How long to wait for W&B's server before going on offline."""
@@ -130,8 +132,9 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     valid: ValidConfig = field(default_factory=ValidConfig)
-    size: str = "tiny"
-    """`tiny`, `mini`, `small`, `base` or `large`: fills what the model leaves open."""
+    size: str | None = None
+    """`tiny` (the default), `mini`, `small`, `base` or `large`: fills what the model leaves open. The
+    published models have the sizes that were published, and `toy` by default."""
     batch_size: int = 16
     """Sequences a step, over all devices and micro-batches together."""
     seq_len: int = 128
@@ -140,7 +143,8 @@ class TrainConfig:
     cache_dir: str | None = None
     """Where prepared corpora lie; without it `LMZOO_CACHE`, or the platform's cache folder."""
     init_from: str | None = None
-    """A run folder whose weights to start from."""
+    """A run folder, a Hugging Face folder or a hub name whose weights to start from, with its shape and
+    its tokenizer."""
     resume: str | None = None
     """A run folder to go on in; the config comes from there."""
     context: str | None = None

@@ -7,9 +7,9 @@ hidden size, ``V`` the vocabulary, ``N`` predicted positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # config files import this module, and a refusal must not wait for torch
     import torch
@@ -36,11 +36,14 @@ class SpecialTokens:
     unk: int = 1
     cls: int = 2
     sep: int = 3
-    mask: int = 4
+    mask: int | None = 4
+    """None where the vocabulary has no such token (GPT-2's): it then serves no masked LM."""
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return (self.pad, self.unk, self.cls, self.sep, self.mask)
+        """Every special id once, ascending: a vocabulary may let one token play several parts."""
+        given = (self.pad, self.unk, self.cls, self.sep, self.mask)
+        return tuple(sorted({token for token in given if token is not None}))
 
 
 NO_DOCUMENT = -1
@@ -64,6 +67,9 @@ class Batch:
     """(B, T) int64 0 for segment A, 1 for segment B; None where the view has no pairs."""
     is_random: Tensor | None = None
     """(B,) int64 NSP label: 0 where B follows A, 1 where B was drawn from another document."""
+    unseen: Tensor | None = None
+    """What stands for words outside the vocabulary, whose ids are V, V + 1, …: (E, C) int64 their
+    characters, or (E, D) their vectors; None in training, where every word has an id."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -78,17 +84,23 @@ class Batch:
         """() int64 positions that are not padding."""
         return (self.documents != NO_DOCUMENT).sum()
 
+    def num_distinct_by_row(self) -> Tensor:
+        """() int64 distinct ids of each row, summed: it does not depend on how rows are put in batches."""
+        ordered = self.tokens.sort(dim=1).values
+        return (ordered[:, 1:] != ordered[:, :-1]).sum() + len(self)
+
     def split(self, rows: int) -> Iterator[Batch]:
         """Consecutive parts of at most ``rows`` rows."""
         for start in range(0, len(self), rows):
-            yield self._map(lambda tensor, start=start: tensor[start : start + rows])
+            part = self.replace(unseen=None)._map(lambda tensor, start=start: tensor[start : start + rows])
+            yield part.replace(unseen=self.unseen)
 
-    def replace(self, **changes: Tensor) -> Batch:
+    def replace(self, **changes: Tensor | None) -> Batch:
         """The same batch with other tensors for some of its fields."""
         return replace(self, **changes)
 
     def _map(self, function) -> Batch:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return replace(self, **{k: function(v) for k, v in given.items() if v is not None})
 
 
@@ -113,6 +125,33 @@ class Hidden:
     def streams(self) -> tuple[Tensor, ...]:
         """The streams there are: one, or past and future."""
         return tuple(s for s in (self.states, self.past, self.future) if s is not None)
+
+
+@dataclass
+class Trace:
+    """What a forward pass is asked to leave behind: handed to a backbone, filled by it and its encoder.
+
+    One entry a layer, and in it one tensor a stream (two for ``APART``: past, future).
+    """
+
+    want_attention: bool = False
+    want_gates: bool = False
+    layers: list[tuple[Tensor, ...]] = field(default_factory=list)
+    """(B, T, D) a stream: first what the embedding gave, then each layer's states, the last of them
+    after the final norm if there is one."""
+    attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
+    """(B, H, T, T) a stream, queries by keys, if wanted and if the encoder attends."""
+    gates: list[tuple[Tensor, ...]] = field(default_factory=list)
+    """(B, T, 3) a stream, the mean activity of the input, forget and output gates, if wanted and if
+    the encoder has gates."""
+
+
+class Cache(Protocol):
+    """What an encoder keeps of the tokens it has read, so that the next ones cost no second reading."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these (B',) int64 rows in this order; a row may come several times (beam search)."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""What can be said about a model on the command line, and the table of sizes.
+"""What can be said about a model on the command line.
 
 One dataclass an encoder: a key that an encoder does not have is refused when the config is composed.
-A field left at None is filled from `size=`, or derived from the rest of the config.
+A field left at None is filled from `size=` (see sizes.py), or derived from the rest of the config.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from lmzoo.errors import one_of
 from lmzoo.types import Context
 
 
@@ -20,20 +19,39 @@ class ModelConfig:
     contexts: ClassVar[tuple[Context, ...]] = ()
     """What the encoder can give."""
     position_choices: ClassVar[tuple[str, ...]] = ()
+    initializer_choices: ClassVar[tuple[str, ...]] = ("normal", "truncated_normal")
 
     name: str = ""
-    """The family: `elmo`, `gpt` or `bert`."""
+    """`elmo`, `gpt`, `bert`, or one of the published: `elmo_2018`, `gpt_2018`, `gpt2`, `bert_2018`."""
     num_layers: int | None = None
     hidden_size: int | None = None
     """Width of the embedding and of the hidden states."""
+    embedding: str = "table"
+    """`table` (a vector a token) or `characters` (ELMo's char-CNN over each token's bytes)."""
+    character_size: int = 16
+    """`embedding=characters`: width of a character's vector."""
+    characters_per_token: int = 50
+    """`embedding=characters`: longest spelling, its two borders included; what is longer is cut."""
+    filters: list[int] | None = None
+    """`embedding=characters`: convolution filters of width 1, 2, 3, …"""
+    num_highway: int | None = None
+    """`embedding=characters`: highway layers."""
+    vectors: str | None = None
+    """Initial token vectors: a text file of word2vec, GloVe or fastText."""
+    freeze_vectors: bool = False
+    """Keep the table as `vectors` filled it."""
     positions: str = "none"
     embedding_norm: bool = True
     dropout: float = 0.0
     tied: bool = True
     """Whether the output projection is the embedding table."""
     head: str = "dense"
-    """`dense` (dense, GELU, norm, decoder: ModernBERT's) or `plain` (decoder alone)."""
+    """`dense` (dense, GELU, norm, decoder: ModernBERT's and BERT's) or `plain` (decoder alone)."""
+    decoder_bias: bool = False
+    """Whether the output projection adds a bias."""
     norm_eps: float = 1e-5
+    initializer: str = "normal"
+    """Initial matrices: `normal`, `truncated_normal` (at two standard deviations) or, for LSTMs, `glorot`."""
     initializer_range: float | None = None
     """Standard deviation of all initial weights; without it, by width: see ``matrix_std``."""
     num_segments: int | None = None
@@ -71,8 +89,12 @@ class TransformerConfig(ModelConfig):
     positions: str = "rotary"
     rotary_base: float = 10000.0
     norm_placement: str = "pre"
+    """`pre` or `post`: the norm before each block, or after its residual sum."""
     activation: str = "geglu"
+    """`geglu`, `gelu`, `gelu_tanh` (the approximation of the GPTs) or `relu`."""
     bias: bool = False
+    scale_residual: bool = True
+    """Whether initial matrices that write to the residual path are divided by √(2 · layers) (GPT-2)."""
 
 
 @dataclass
@@ -81,6 +103,7 @@ class LstmConfig(ModelConfig):
 
     contexts: ClassVar[tuple[Context, ...]] = (Context.APART, Context.PAST)
     position_choices: ClassVar[tuple[str, ...]] = ("none", "learned", "sinusoidal")
+    initializer_choices: ClassVar[tuple[str, ...]] = ("normal", "truncated_normal", "glorot")
 
     cell_size: int | None = None
     """Memory cells of a layer and direction, projected to `hidden_size`."""
@@ -92,53 +115,9 @@ MODELS: dict[str, type[ModelConfig]] = {
     "elmo": LstmConfig,
     "gpt": TransformerConfig,
     "bert": TransformerConfig,
+    "elmo_2018": LstmConfig,
+    "gpt_2018": TransformerConfig,
+    "gpt2": TransformerConfig,
+    "bert_2018": TransformerConfig,
 }
-"""The encoder of every family."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """One size for every family: encoders of the same parameter count to 5 %."""
-
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    ffn_size: int
-    """8/3 of the hidden size: three matrices with a gate weigh what two of 4 times do without."""
-    lstm_layers: int
-    cell_size: int
-
-
-SIZES: dict[str, Size] = {
-    "tiny": Size(2, 128, 2, 344, 2, 86),
-    "mini": Size(4, 256, 4, 680, 2, 340),
-    "small": Size(4, 512, 8, 1368, 2, 684),
-    "base": Size(12, 768, 12, 2048, 2, 3072),
-    "large": Size(24, 1024, 16, 2736, 2, 8192),
-}
-
-
-def complete(model: ModelConfig, *, size: str, pairs: bool, seq_len: int) -> ModelConfig:
-    """A copy of ``model`` with nothing left open.
-
-    Args:
-        model: what was said; it wins.
-        size: fills the shape where nothing was said.
-        pairs: whether the rows have two segments.
-        seq_len: rows of a table of learned positions.
-
-    Raises:
-        LmzooError: the size is not known.
-    """
-    one_of("size", size, SIZES)
-    shape = SIZES[size]
-    said: dict[str, object] = {
-        "hidden_size": shape.hidden_size,
-        "num_segments": 2 if pairs else 0,
-        "max_positions": seq_len if model.positions == "learned" else 0,
-    }
-    if isinstance(model, TransformerConfig):
-        said |= {"num_layers": shape.num_layers, "num_heads": shape.num_heads, "ffn_size": shape.ffn_size}
-    if isinstance(model, LstmConfig):
-        said |= {"num_layers": shape.lstm_layers, "cell_size": shape.cell_size}
-    return replace(model, **{name: value for name, value in said.items() if getattr(model, name) is None})
+"""The encoder of every model: the controlled line, then the published one, which its YAML makes."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmzoo.nn.char_cnn import CharCnn
 from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.initial import draw_matrix
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
@@ -28,16 +31,29 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
 class Embedding(nn.Module):
     """The embedding that all encoders share.
 
-    Rotary positions are not here: they act inside attention, so with ``positions="rotary"`` or
-    ``"none"`` only tokens and segments are summed.
+    Tokens come from a table or from their characters. Rotary positions are not here: they act inside
+    attention, so with ``positions="rotary"`` or ``"none"`` only tokens and segments are summed.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, characters: Tensor | None = None) -> None:
+        """
+        Args:
+            config: the model's, complete.
+            vocab_size: V.
+            characters: (V, C) characters of every token, where ``config.embedding`` is ``characters``.
+        """
         super().__init__()
         assert config.hidden_size
         width = config.hidden_size
         self.positions = config.positions
-        self.tokens = nn.Embedding(vocab_size, width)
+        self.vocab_size = vocab_size
+        if config.embedding == "characters":
+            if characters is None or len(characters) != vocab_size:
+                raise ValueError(f"a char-CNN needs the characters of all {vocab_size} tokens")
+            self.tokens: nn.Embedding | CharCnn = CharCnn(config, characters)
+        else:
+            self.tokens = nn.Embedding(vocab_size, width)
+            self.tokens.weight.requires_grad_(not config.freeze_vectors)
         self.learned_positions = (
             nn.Embedding(config.max_positions or 0, width) if config.positions == "learned" else None
         )
@@ -49,19 +65,32 @@ class Embedding(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         for table in (self.tokens, self.learned_positions, self.segments):
-            if table is not None:
-                nn.init.normal_(table.weight, std=config.table_std)
+            if isinstance(table, nn.Embedding):
+                draw_matrix(table.weight, config, config.table_std)
 
-    def forward(self, tokens: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Embed (B, T) ids at (B, T) positions, with (B, T) segments or none, as (B, T, D)."""
-        x = self.tokens(tokens)
+    def forward(
+        self, tokens: Tensor, positions: Tensor, segments: Tensor | None = None, unseen: Tensor | None = None
+    ) -> Tensor:
+        """Embed (B, T) ids at (B, T) positions, with (B, T) segments or none, as (B, T, D).
+
+        A model with a segment table reads rows without segments as segment A. ``unseen`` stands for
+        the ids from V on; see ``Batch.unseen``.
+        """
+        x = self._embed_tokens(tokens, unseen)
         if self.learned_positions is not None:
             x = x + self.learned_positions(positions)
         elif self.positions == "sinusoidal":
             x = x + sinusoids(positions, x.shape[-1]).to(x.dtype)
-        if self.segments is not None and segments is not None:
-            x = x + self.segments(segments)
+        if self.segments is not None:
+            x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
         return self.dropout(self.norm(x))
+
+    def _embed_tokens(self, tokens: Tensor, unseen: Tensor | None) -> Tensor:
+        if unseen is None:
+            return self.tokens(tokens)
+        if isinstance(self.tokens, CharCnn):
+            return self.tokens(tokens, unseen)
+        return F.embedding(tokens, torch.cat([self.tokens.weight, unseen.to(self.tokens.weight)]))
 
 
 def norm_has_bias(config: ModelConfig) -> bool:

@@ -8,33 +8,39 @@ from torch import Tensor, nn
 
 from lmzoo.nn.config import ModelConfig
 from lmzoo.nn.embedding import Embedding, norm_has_bias
+from lmzoo.nn.initial import draw_matrix
 from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
 
 
 class VocabularyHead(nn.Module):
     """States to tokens, for any objective; computed at predicted positions only.
 
-    ``dense`` is ModernBERT's head (dense, GELU, norm, decoder; no biases), ``plain`` the decoder
-    alone. ``streams=2`` predicts from two streams at once, laid side by side (a masked LM on a
-    biLSTM), which takes a dense layer in either form.
+    ``dense`` is the head of ModernBERT and BERT (dense, GELU, norm, decoder), ``plain`` the decoder
+    alone; the decoder adds a bias where the config has ``decoder_bias``. ``streams=2`` predicts from
+    two streams at once, laid side by side (a masked LM on a biLSTM), which takes a dense layer in
+    either form.
     """
 
     def __init__(self, config: ModelConfig, embedding: Embedding, *, streams: int = 1) -> None:
         super().__init__()
         assert config.hidden_size
-        width, vocab_size = config.hidden_size, embedding.tokens.num_embeddings
+        width, vocab_size = config.hidden_size, embedding.vocab_size
         dense = config.head == "dense"
         self.dense = (
             nn.Linear(streams * width, width, bias=norm_has_bias(config)) if dense or streams > 1 else None
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=norm_has_bias(config)) if dense else None
-        self.decoder = (
-            embedding.tokens.weight if config.tied else nn.Parameter(torch.empty(vocab_size, width))
-        )
-        if not config.tied:
-            nn.init.normal_(self.decoder, std=config.table_std)
+        if config.tied:
+            assert isinstance(embedding.tokens, nn.Embedding)
+            self.decoder = embedding.tokens.weight
+        else:
+            self.decoder = nn.Parameter(torch.empty(vocab_size, width))
+            draw_matrix(self.decoder, config, config.table_std)
+        self.decoder_bias = nn.Parameter(torch.zeros(vocab_size)) if config.decoder_bias else None
         if self.dense is not None:
-            nn.init.normal_(self.dense.weight, std=config.matrix_std)
+            draw_matrix(self.dense.weight, config, config.matrix_std)
+            if self.dense.bias is not None:
+                nn.init.zeros_(self.dense.bias)
 
     def transform(self, states: Tensor) -> Tensor:
         """(N, streams·D) to (N, D): everything before the decoder."""
@@ -46,15 +52,15 @@ class VocabularyHead(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(N, streams·D) to (N, V)."""
-        return F.linear(self.transform(states), self.decoder, None)
+        return F.linear(self.transform(states), self.decoder, self.decoder_bias)
 
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Summed nats of (N,) targets predicted from (N, streams·D), with gradients."""
-        return linear_cross_entropy(self.transform(states), self.decoder, None, targets)
+        return linear_cross_entropy(self.transform(states), self.decoder, self.decoder_bias, targets)
 
     def scores(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) nats and (N,) hits, for measuring."""
-        return scored_cross_entropy(self.transform(states), self.decoder, None, targets)
+        return scored_cross_entropy(self.transform(states), self.decoder, self.decoder_bias, targets)
 
     def flops_per_prediction(self) -> int:
         """Floating-point operations of one forward pass a predicted token."""
@@ -70,8 +76,8 @@ class PairHead(nn.Module):
         assert config.hidden_size
         self.pooler = nn.Linear(streams * config.hidden_size, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, 2)
-        nn.init.normal_(self.pooler.weight, std=config.matrix_std)
-        nn.init.normal_(self.classifier.weight, std=0.02)  # the first answers are undecided
+        draw_matrix(self.pooler.weight, config, config.matrix_std)
+        draw_matrix(self.classifier.weight, config, 0.02)  # the first answers are undecided
         for layer in (self.pooler, self.classifier):
             nn.init.zeros_(layer.bias)
 

@@ -8,13 +8,24 @@ positions, GeGLU, no biases. The published models' choices are config of the sam
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import NoReturn, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmzoo.nn.cache import KeyValueCache, LayerMemory, past_only
 from lmzoo.nn.config import TransformerConfig
-from lmzoo.types import Context, Hidden
+from lmzoo.nn.initial import draw_matrix
+from lmzoo.types import NO_DOCUMENT, Cache, Context, Hidden, Trace
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "geglu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 def rotary_tables(positions: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
@@ -51,18 +62,43 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(B, T, D) to (B, T, D); ``allowed`` (B, 1, T, T) is True where a query may see a key."""
-        rows, length, width = x.shape
-        qkv = self.qkv(x).view(rows, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        if rotary is not None:
-            query, key = rotate(query, *rotary), rotate(key, *rotary)
-        query, key, value = query.to(value.dtype), key.to(value.dtype), value
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        memory: LayerMemory | None = None,
+    ) -> Tensor:
+        """(B, T, D) to (B, T, D).
+
+        Args:
+            x: the queries' states, and the keys' that come with them.
+            allowed: (B, 1, T, K) bool, True where a query may see a key; K is T without a memory.
+            rotary: see ``rotary_tables``.
+            memory: keys and values of earlier tokens; those of ``x`` are added to it.
+        """
+        query, key, value = self._split(x, rotary)
+        if memory is not None:
+            key, value = memory.append(key, value)
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+    def weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, H, T, T) shares of the keys in each query's mixture, without dropout; 0 where not allowed."""
+        query, key, _ = self._split(x, rotary)
+        scores = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
+        return scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+
+    def _split(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of (B, T, D), each (B, H, T, D/H)."""
+        rows, length, width = x.shape
+        qkv = self.qkv(x).view(rows, length, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        return query.to(value.dtype), key.to(value.dtype), value
 
 
 class FeedForward(nn.Module):
@@ -72,7 +108,7 @@ class FeedForward(nn.Module):
         super().__init__()
         assert config.hidden_size and config.ffn_size
         self.gated = config.activation == "geglu"
-        self.activation = F.relu if config.activation == "relu" else F.gelu
+        self.activation = ACTIVATIONS[config.activation]
         self.up = nn.Linear(config.hidden_size, config.ffn_size * (2 if self.gated else 1), bias=config.bias)
         self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=config.bias)
 
@@ -98,12 +134,23 @@ class Layer(nn.Module):
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        memory: LayerMemory | None = None,
+    ) -> Tensor:
+        """(B, T, D) to (B, T, D); the arguments are those of ``Attention``."""
         if self.pre:
-            x = x + self.dropout(self.attention(self.attention_norm(x), allowed, rotary))
+            x = x + self.dropout(self.attention(self.attention_norm(x), allowed, rotary, memory))
             return x + self.dropout(self.ffn(self.ffn_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, allowed, rotary)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, allowed, rotary, memory)))
         return self.ffn_norm(x + self.dropout(self.ffn(x)))
+
+    def attention_weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, H, T, T) the weights with which ``forward`` mixes."""
+        return self.attention.weights(self.attention_norm(x) if self.pre else x, allowed, rotary)
 
 
 def make_norm(config: TransformerConfig) -> nn.LayerNorm:
@@ -125,28 +172,88 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights, those that write to the residual path scaled down (GPT-2, section 2.3)."""
+        """Matrices as the config says, those that write to the residual path scaled down if it wants it."""
         std = self.config.matrix_std
+        scaled = std / math.sqrt(2 * len(self.layers)) if self.config.scale_residual else std
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 writes = name.endswith(("attention.out.weight", "ffn.down.weight"))
-                nn.init.normal_(parameter, std=std / math.sqrt(2 * len(self.layers)) if writes else std)
+                draw_matrix(parameter, self.config, scaled if writes else std)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, documents: Tensor, positions: Tensor) -> Hidden:
-        """Encode (B, T, D) with (B, T) document numbers and (B, T) positions within them."""
+    def forward(self, x: Tensor, documents: Tensor, positions: Tensor, trace: Trace | None = None) -> Hidden:
+        """Encode (B, T, D) with (B, T) document numbers and (B, T) positions within them.
+
+        A trace is given each layer's states and, if it wants them, attention weights; those of padding
+        are 0 as query and as key.
+        """
         allowed = visible(documents, causal=self.context is Context.PAST)
-        rotary = None
-        if self.config.positions == "rotary":
-            head_size = x.shape[-1] // self.layers[0].attention.num_heads  # type: ignore[union-attr]
-            rotary = rotary_tables(positions, int(head_size), self.config.rotary_base)
-            if torch.is_autocast_enabled(x.device.type):
-                dtype = torch.get_autocast_dtype(x.device.type)
-                rotary = (rotary[0].to(dtype), rotary[1].to(dtype))
-        for layer in self.layers:
-            x = layer(x, allowed, rotary)
-        return Hidden(self.context, states=self.final_norm(x))
+        rotary = self._rotary(x, positions)
+        for layer in self._stack:
+            before, x = x, layer(x, allowed, rotary)
+            if trace is not None:
+                trace.layers.append((x,))
+                if trace.want_attention:
+                    weights = layer.attention_weights(before, allowed, rotary)
+                    padding = (documents == NO_DOCUMENT)[:, None, :, None]
+                    trace.attentions.append((weights.masked_fill(padding, 0.0),))
+        x = self.final_norm(x)
+        if trace is not None:
+            trace.layers[-1] = (x,)
+        return Hidden(self.context, states=x)
+
+    def start(self, rows: int, capacity: int) -> Cache:
+        """An empty cache for up to ``capacity`` tokens of ``rows`` rows.
+
+        Raises:
+            TypeError: the encoder sees more than the past.
+        """
+        if self.context is not Context.PAST:
+            raise past_only(self.context)
+        return KeyValueCache(rows, capacity, len(self.layers), next(self.parameters()).device)
+
+    @torch.no_grad()
+    def extend(self, x: Tensor, positions: Tensor, is_text: Tensor, cache: Cache) -> Tensor:
+        """Encode tokens that follow those in the cache, and add them to it; no gradient is kept.
+
+        Args:
+            x: (B, T, D) embedded tokens.
+            positions: (B, T) int64, counted on from the tokens before.
+            is_text: (B, T) bool, False where there is padding, which is never seen.
+            cache: what ``start`` gave.
+
+        Returns:
+            (B, T, D); of padding, finite and without a meaning.
+
+        Raises:
+            TypeError: the encoder sees more than the past.
+            ValueError: the cache has no room, or holds other rows.
+        """
+        if self.context is not Context.PAST:
+            raise past_only(self.context)
+        assert isinstance(cache, KeyValueCache)
+        allowed = cache.admit(is_text)
+        rotary = self._rotary(x, positions)
+        for layer, memory in zip(self._stack, cache.layers, strict=True):
+            x = layer(x, allowed, rotary, memory)
+        return self.final_norm(x)
+
+    @property
+    def _stack(self) -> list[Layer]:
+        return cast(list[Layer], list(self.layers))
+
+    def _rotary(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The tables for (B, T, D) at (B, T) positions, in the type of the products."""
+        if self.config.positions != "rotary":
+            return None
+        cos, sin = rotary_tables(
+            positions, x.shape[-1] // self._stack[0].attention.num_heads, self.config.rotary_base
+        )
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            return cos.to(dtype), sin.to(dtype)
+        return cos, sin
 
     def flops_per_token(self, length: int) -> int:
         """Floating-point operations of one forward pass a token, in rows of ``length`` tokens.
@@ -186,13 +293,25 @@ class ApartTransformers(nn.Module):
         self.past = Transformer(config, Context.PAST)
         self.future = Transformer(config, Context.PAST)
 
-    def forward(self, x: Tensor, documents: Tensor, positions: Tensor) -> Hidden:
-        past = self.past(x, documents, positions).states
+    def forward(self, x: Tensor, documents: Tensor, positions: Tensor, trace: Trace | None = None) -> Hidden:
+        """As ``Transformer``; a trace is given both streams in the order of the text."""
+        traces = [None if trace is None else Trace(trace.want_attention) for _ in range(2)]
+        past = self.past(x, documents, positions, traces[0]).states
         # counted from the row's end: only differences count for rotary positions
         mirrored = (positions.shape[1] - 1 - positions).flip(1)
-        future = self.future(x.flip(1), documents.flip(1), mirrored).states
+        future = self.future(x.flip(1), documents.flip(1), mirrored, traces[1]).states
         assert future is not None
+        if trace is not None:
+            there, back = cast(list[Trace], traces)
+            for (one,), (other,) in zip(there.layers, back.layers, strict=True):
+                trace.layers.append((one, other.flip(1)))
+            for (one,), (other,) in zip(there.attentions, back.attentions, strict=True):
+                trace.attentions.append((one, other.flip(2, 3)))
         return Hidden(Context.APART, past=past, future=future.flip(1))
+
+    def start(self, rows: int, capacity: int) -> NoReturn:
+        """Raises TypeError: the stack of the future cannot be cached."""
+        raise past_only(self.context)
 
     def flops_per_token(self, length: int) -> int:
         return self.past.flops_per_token(length) + self.future.flops_per_token(length)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lmzoo.errors import LmzooError
 from lmzoo.nn.config import MODELS, ModelConfig
-from lmzoo.types import Context
+from lmzoo.types import Context, SpecialTokens
 
 
 @dataclass
@@ -99,3 +99,13 @@ def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | 
             f"choose one of: {', '.join(context.value for context in shared)}"
         )
     return Context(given)
+
+
+def check_vocabulary(objective: ObjectiveConfig, special: SpecialTokens) -> None:
+    """Raises LmzooError where the objective needs a `[MASK]` that the vocabulary has not."""
+    if isinstance(objective, MlmConfig) and special.mask is None:
+        others = [name for name, kind in OBJECTIVES.items() if not issubclass(kind, MlmConfig)]
+        raise LmzooError(
+            f"objective={objective.name} needs a mask token, and this tokenizer has none; "
+            f"choose objective={'|'.join(others)}, or another tokenizer"
+        )

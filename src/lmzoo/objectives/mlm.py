@@ -40,6 +40,7 @@ def mask_tokens(batch: Batch, config: MlmConfig, special: SpecialTokens, key: in
     none = ~chosen.any(1) & free.any(1)
     chosen |= none[:, None] & (draw == draw.amin(1, keepdim=True))
     fate = rng.uniform(rng.key(key, "fate"), *counters)
+    assert special.mask is not None
     corrupted = torch.where(chosen & (fate < config.mask_share), special.mask, tokens)
     drawn = _ordinary_tokens(special, tokens.device)
     random = drawn[rng.integers(rng.key(key, "token"), len(drawn), *counters)]

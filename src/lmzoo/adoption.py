@@ -1,0 +1,81 @@
+"""`init_from=`: a model that is given to start from brings its shape and its tokenizer along.
+
+What it brings is put in front of the command line as ordinary overrides, so that the command line still
+wins, the run's config.yaml shows all of it, and a wish that does not fit the weights is refused by the
+tensor that it does not fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lmzoo.errors import LmzooError
+from lmzoo.nn.config import MODELS
+
+_NOT_ADOPTED = ("name", "vectors", "freeze_vectors")
+"""Of a model's config: the name is `model=`, and the vectors are in the weights by now."""
+
+
+def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> list[str]:
+    """``overrides``, and in front of them what the model of their ``init_from=`` brings.
+
+    Args:
+        overrides: the command line, its flags left out.
+        composed: what Hydra makes of overrides (``lmzoo.config.composed``).
+
+    Raises:
+        LmzooError: there is no such model, or a sweep over several.
+    """
+    given = {key.lstrip("+"): value for key, _, value in (entry.partition("=") for entry in overrides)}
+    source = _unquoted(given.get("init_from", "null"))
+    if source in ("null", ""):
+        return overrides
+    if _is_sweep(source):
+        raise LmzooError(
+            f"init_from={source} gives several models, which differ in shape: give one, in a sweep too"
+        )
+    from lmzoo.hub.describe import describe
+
+    described = describe(source)
+    brought = {}
+    if "model" not in given and "experiment" not in given:
+        brought["model"] = described.model.name
+    if _model_type(overrides, brought, composed) is type(described.model):
+        shape = {entry.name: getattr(described.model, entry.name) for entry in fields(described.model)}
+        brought |= {
+            f"model.{name}": _spelt(value) for name, value in shape.items() if name not in _NOT_ADOPTED
+        }
+    if described.tokenizer_path and not any(key.split(".")[0] == "tokenizer" for key in given):
+        brought["tokenizer.file"] = _spelt(str(Path(described.tokenizer_path).absolute()))
+    return [f"{key}={value}" for key, value in brought.items() if key not in given] + overrides
+
+
+def _model_type(
+    overrides: list[str], brought: dict[str, str], composed: Callable[[list[str]], Any]
+) -> type | None:
+    """The encoder's config class that the command line leads to; None in a sweep over several."""
+    if any(_is_sweep(entry.partition("=")[2]) for entry in overrides if entry.startswith("model=")):
+        return None
+    said = [entry for entry in overrides if entry.partition("=")[0] in ("model", "experiment")]
+    try:
+        name = composed([f"{key}={value}" for key, value in brought.items()] + said).model.name
+    except LmzooError:  # refused in a moment, when all of the command line is composed
+        return None
+    return MODELS.get(str(name))
+
+
+def _is_sweep(value: str) -> bool:
+    return "," in value and not value.startswith(("[", "'", '"'))
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+
+
+def _spelt(value: Any) -> str:
+    """A value as Hydra reads it."""
+    return json.dumps(value, ensure_ascii=False)
