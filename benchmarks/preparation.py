@@ -61,7 +61,7 @@ def main() -> None:
 def measure(text: str, cache: Path) -> dict[str, float]:
     """Prepare the text in this process."""
     began = time.perf_counter()
-    store = prepare(DataConfig(name="text", train=text), TokenizerConfig(), cache)
+    store = prepare(DataConfig(source="text", train=text), TokenizerConfig(), cache)
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds,

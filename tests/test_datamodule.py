@@ -32,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     write_text(folder / "valid.txt", made_documents(20, seed=1))
     write_text(folder / "test.txt", made_documents(5, seed=2))
     data = DataConfig(
-        name="text",
+        source="text",
         train=str(folder / "train.txt"),
         valid=str(folder / "valid.txt"),
         test=str(folder / "test.txt"),
@@ -189,7 +189,7 @@ def test_test_text(store: Store, tmp_path: Path) -> None:
     assert data.test_view is not None
     assert len(joined(list(data.test_dataloader()))) == len(data.test_view)
     text = write_text(tmp_path / "a.txt", made_documents(60))
-    config = DataConfig(name="text", train=str(text), valid_fraction=0.2)
+    config = DataConfig(source="text", train=str(text), valid_fraction=0.2)
     without = prepare(config, TokenizerConfig(vocab_size=300), tmp_path)
     with pytest.raises(LmzooError, match=r"give data\.test=FILE"):
         make(without).test_dataloader()

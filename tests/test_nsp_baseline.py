@@ -115,7 +115,7 @@ def test_views_without_pairs_have_no_baseline() -> None:
 @pytest.mark.skipif(not WIKIPEDIA.exists(), reason="needs the shared data folder")
 def test_real_pairs_are_far_above_chance_and_the_same_each_time(tmp_path: Path) -> None:
     store = prepare(
-        DataConfig(name="text", train=str(WIKIPEDIA), valid_fraction=0.1),
+        DataConfig(source="text", train=str(WIKIPEDIA), valid_fraction=0.1),
         TokenizerConfig(vocab_size=4096),
         tmp_path,
     )

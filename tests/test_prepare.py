@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import lzma
 import os
@@ -44,7 +45,7 @@ def same(one: Store, other: Store) -> bool:
 
 
 def own_text(path: Path, **more: object) -> DataConfig:
-    return DataConfig(name="text", train=str(path), **{"valid_fraction": 0.2, **more})  # type: ignore[arg-type]
+    return DataConfig(source="text", train=str(path), **{"valid_fraction": 0.2, **more})  # type: ignore[arg-type]
 
 
 def test_chinese_and_english_come_back(tmp_path: Path, shared_data: Path) -> None:
@@ -99,6 +100,10 @@ def test_every_kind_of_file_gives_the_same_store(tmp_path: Path) -> None:
         "d.jsonl": lines.encode(),
         "e.jsonl.gz": gzip.compress(lines.encode()),
         "f.txt": b"\xef\xbb\xbf" + plain.replace("\n", "\r\n").encode(),
+        "g.txt.zst": packed(plain.encode()),
+        "h.jsonl.zst": packed(lines.encode()),
+        "i.parquet": as_parquet(documents),
+        "j.parquet": as_parquet(documents, row_group_size=3, compression="zstd", use_dictionary=False),
     }
     stores = []
     for name, content in written.items():
@@ -106,6 +111,51 @@ def test_every_kind_of_file_gives_the_same_store(tmp_path: Path) -> None:
         stores.append(prepare(own_text(tmp_path / name), SMALL, tmp_path / "cache"))
     assert len({store.hash for store in stores}) == len(written)
     assert all(same(stores[0], store) for store in stores[1:])
+
+
+def packed(content: bytes) -> bytes:
+    return pytest.importorskip("zstandard").ZstdCompressor().compress(content)
+
+
+def as_parquet(documents: list[str], **settings: object) -> bytes:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": list(range(len(documents))), "text": documents}), buffer, **settings)
+    return buffer.getvalue()
+
+
+def test_texts_of_another_column(tmp_path: Path) -> None:
+    documents = made_documents(40)
+    rows = [{"text": "not this", "body": text} for text in documents]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = prepare(own_text(tmp_path / "a.jsonl", column="body"), SMALL, tmp_path / "cache")
+    (tmp_path / "b.txt").write_text("\n\n".join(documents))
+    assert same(store, prepare(own_text(tmp_path / "b.txt"), SMALL, tmp_path / "cache"))
+
+
+def test_what_made_a_store_is_described_as_ever(tmp_path: Path) -> None:
+    """A new setting must not give another name to stores that it does not change."""
+    text = write_text(tmp_path / "a.txt", made_documents(40))
+    store = prepare(own_text(text), SMALL, tmp_path / "cache")
+    stat = text.stat()
+    assert json.loads((store.folder / "store.json").read_text())["made_from"] == {
+        "format": 1,
+        "text_version": 1,
+        "corpus": {
+            "name": "text",
+            "sentences": "split",
+            "train": [[str(text), stat.st_size, stat.st_mtime_ns]],
+            "valid_fraction": 0.2,
+            "split_seed": 0,
+        },
+        "tokenizer": {
+            "name": "bpe",
+            "vocab_size": 300,
+            "lowercase": False,
+            "file": None,
+            "sample_megabytes": 32,
+        },
+    }
 
 
 def test_the_split_hangs_on_each_text_alone(tmp_path: Path) -> None:
@@ -237,7 +287,7 @@ def paused(*args):
     return plain(*args)
 setattr(room, pause_in, paused)
 store = room.prepare(
-    DataConfig(name="text", train=text, valid_fraction=0.2), TokenizerConfig(vocab_size=300), Path(cache)
+    DataConfig(source="text", train=text, valid_fraction=0.2), TokenizerConfig(vocab_size=300), Path(cache)
 )
 print(store.hash)
 """
@@ -344,9 +394,23 @@ BAD = {
     "not UTF-8": ({"train": "latin.txt"}, SMALL, r"latin\.txt:3"),
     "bad JSON": ({"train": "bad.jsonl.gz"}, SMALL, r"bad\.jsonl\.gz:2"),
     "damaged gz": ({"train": "cut.txt.gz"}, SMALL, r"cut\.txt\.gz"),
-    "unknown corpus": ({"name": "wiki"}, SMALL, r"data=wiki"),
+    "cut zst": ({"train": "cut.txt.zst"}, SMALL, r"cut\.txt\.zst is damaged"),
+    "not a parquet": ({"train": "no.parquet"}, SMALL, r"no\.parquet is no Parquet file"),
+    "zero byte": ({"train": "zero.txt"}, SMALL, r"zero\.txt:2 holds a zero byte"),
+    "name for files": ({"name": "owner/texts"}, SMALL, r"data\.name=owner/texts goes with data=hub"),
+    "subset for files": ({"subset": "a"}, SMALL, r"data\.subset=a goes with data=hub"),
+    "column for stdlib": (
+        {"source": "stdlib", "train": None, "column": "a"},
+        SMALL,
+        r"data\.column=a goes with data=text",
+    ),
+    "unknown corpus": ({"source": "wiki"}, SMALL, r"data\.source=wiki"),
     "unknown sentences": ({"sentences": "words"}, SMALL, r"data\.sentences=words"),
-    "stdlib with files": ({"name": "stdlib"}, SMALL, r"data\.train=a\.txt needs data=text"),
+    "stdlib with files": (
+        {"source": "stdlib"},
+        SMALL,
+        r"data\.train=a\.txt does not go with data=stdlib.*goes with data=text",
+    ),
     "fraction 0": ({"valid_fraction": 0.0}, SMALL, r"data\.valid_fraction=0\.0"),
     "fraction 1": ({"valid_fraction": 1.0}, SMALL, r"data\.valid_fraction=1\.0"),
     "nothing held out": (
@@ -377,8 +441,11 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path: Path, monkeypa
     with gzip.open(tmp_path / "bad.jsonl.gz", "wt") as file:
         file.write('{"text": "good"}\n{"text": \n')
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:-300])
+    (tmp_path / "cut.txt.zst").write_bytes(packed(os.urandom(1000).hex().encode())[:-300])
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 and then nothing")
+    (tmp_path / "zero.txt").write_bytes(b"one\ntw\0o\n")
     given, pieces, words = BAD[case]
-    data = DataConfig(**{"name": "text", "train": "a.txt", "valid_fraction": 0.2, **given})
+    data = DataConfig(**{"source": "text", "train": "a.txt", "valid_fraction": 0.2, **given})
     with pytest.raises(LmzooError, match=words) as caught:
         prepare(data, pieces, tmp_path / "cache")
     assert "\n" not in str(caught.value)

@@ -86,7 +86,7 @@ def test_a_part_travels_to_workers_by_name(tmp_path: Path) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     text = write_text(tmp_path / "a.txt", made_documents(40))
-    data = DataConfig(name="text", train=str(text), valid_fraction=0.2)
+    data = DataConfig(source="text", train=str(text), valid_fraction=0.2)
     return prepare(data, TokenizerConfig(vocab_size=300), tmp_path / "cache")
 
 

@@ -110,6 +110,89 @@ def test_wordpiece_continues_words(wordpiece: TextTokenizer, tmp_path: Path) -> 
     assert "".join(piece.removeprefix("##") for piece in pieces) == "thedog"
 
 
+def test_bpe_places_are_in_characters(bpe: TextTokenizer) -> None:
+    encoded = bpe.encode_with_offsets(ODD + TEXTS[:3])
+    assert [ids for ids, _ in encoded] == bpe.encode_batch(ODD + TEXTS[:3])
+    spelt = bpe.spellings()
+    for text, (ids, places) in zip(ODD + TEXTS[:3], encoded, strict=True):
+        assert b"".join(spelt[number] for number in ids) == text.encode()
+        sizes = [len(character.encode()) for character in text]
+        read = 0
+        for number, (start, end) in zip(ids, places, strict=True):
+            # from the character that holds its first byte through the one that holds its last
+            assert start < end
+            assert sum(sizes[:start]) <= read < sum(sizes[: start + 1])
+            read += len(spelt[number])
+            assert sum(sizes[: end - 1]) < read <= sum(sizes[:end])
+
+
+def test_bytes_of_a_character_share_its_place() -> None:
+    words = _train("bpe", 261, ["a"])  # no merges: a token is a byte
+    ((_, places),) = words.encode_with_offsets(["é中🙂a"])
+    assert places == [(0, 1)] * 2 + [(1, 2)] * 3 + [(2, 3)] * 4 + [(3, 4)]
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_wordpiece_places_are_in_the_text_as_given(lowercase: bool) -> None:
+    tokenizer = _train("wordpiece", 140, lowercase=lowercase)
+    text = "The\x00 CAFÉ e\u0301a,\u3000我们🙂 dog\u200b ﬁ."
+    ((ids, places),) = tokenizer.encode_with_offsets([text])
+    assert tokenizer.encode_batch([text]) == [ids]
+    spelt = tokenizer.spellings()
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    known = 0
+    for number, (start, end) in zip(ids, places, strict=True):
+        if number != tokenizer.special.unk:
+            known += 1
+            assert spelt[number].decode() == normalizer.normalize_str(text[start:end]).strip()
+    assert known >= 7
+    words = [text[start:end] for start, end in places]
+    assert "我" in words
+    assert "".join(words[:3]).replace("\0", "").startswith("The")
+
+
+@pytest.mark.parametrize("name", ["bpe", "wordpiece"])
+def test_spellings_and_names(bpe: TextTokenizer, wordpiece: TextTokenizer, name: str) -> None:
+    tokenizer = {"bpe": bpe, "wordpiece": wordpiece}[name]
+    spelt = tokenizer.spellings()
+    assert len(spelt) == tokenizer.vocab_size
+    assert spelt[:5] == [b"", b"[UNK]", b"", b"", b""]
+    assert all(spelt[5:])
+    assert tokenizer.unknown_ids == {1}
+    assert tokenizer.special_names == {
+        "pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]",
+    }  # fmt: skip
+    if name == "bpe":
+        lengths = bpe.id_bytes()
+        assert lengths is not None
+        assert [len(piece) for piece in spelt[5:]] == lengths[5:].tolist()
+        assert sorted(spelt[5:261]) == [bytes([byte]) for byte in range(256)]
+    else:
+        assert b"dog" in spelt
+        assert not any(piece.startswith(b"##") for piece in spelt if len(piece) > 2)
+
+
+def test_what_others_write_around_a_text(bpe: TextTokenizer, tmp_path: Path) -> None:
+    (a,) = bpe.encode_batch(["dog"])
+    assert Tokenizer.from_str(bpe.json()).encode("dog").ids == [2, *a, 3]
+    assert Tokenizer.from_str(bpe.json(ending=False)).encode("dog").ids == [2, *a]
+    assert Tokenizer.from_str(bpe.json()).encode("dog").ids == [2, *a, 3]  # the one asked for last stays
+    # it changes nothing of what this tokenizer does, so the fingerprint is the same
+    (tmp_path / "a.json").write_text(bpe.json(ending=False), encoding="utf-8")
+    assert load_tokenizer(tmp_path / "a.json").fingerprint() == bpe.fingerprint()
+    assert load_tokenizer(tmp_path / "a.json").json() == bpe.json()
+
+
+def test_a_vocabulary_without_a_mask(tmp_path: Path) -> None:
+    vocabulary = {"hello": 0, "[SEP]": 1, "[CLS]": 2, "[UNK]": 3, "[PAD]": 4}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    loaded = load_tokenizer(_saved(tmp_path / "a.json", tokenizer))
+    assert loaded.special == SpecialTokens(5, pad=4, unk=3, cls=2, sep=1, mask=None)
+    assert loaded.special.ids == (1, 2, 3, 4)
+    assert "mask" not in loaded.special_names
+    assert loaded.spellings() == [b"hello", b"", b"", b"[UNK]", b""]
+
+
 def test_wordpiece_folds_case_when_asked() -> None:
     folded = _train("wordpiece", 150, lowercase=True)
     assert folded.encode_batch(["THE CAFÉ"]) == folded.encode_batch(["the cafe"])
@@ -211,8 +294,14 @@ def test_an_error_in_the_texts_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "unigram"}, "tokenizer.name=unigram is not known; choose one of: bpe, wordpiece"),
-        ({"name": "bpe", "lowercase": True}, "tokenizer.lowercase=true needs tokenizer=wordpiece"),
+        (
+            {"name": "unigram"},
+            "tokenizer.name=unigram is not known; choose one of: bpe, wordpiece, word, char",
+        ),
+        ({"name": "bpe", "lowercase": True}, "lowercase=true does not go with .*choose tokenizer=wordpiece"),
+        ({"name": "char", "lowercase": True}, "lowercase=true does not go with tokenizer=char, which keeps"),
+        ({"name": "bpe", "min_count": 3}, "min_count=3 does not go with .*choose tokenizer=word or char"),
+        ({"name": "char", "unknown_classes": False}, "unknown_classes=false .*choose tokenizer=word$"),
         ({"name": "bpe", "vocab_size": 100}, "tokenizer.vocab_size=100 is too small: .* take 261"),
         ({"name": "wordpiece", "vocab_size": 20}, r"tokenizer.vocab_size=20 is too small: .* take \d+; set"),
     ],
@@ -247,7 +336,7 @@ def test_refused_files(tmp_path: Path, name: str) -> None:
         path.write_bytes(BAD_FILES[name])
     elif name == "folder":
         path.mkdir()
-    with pytest.raises(LmzooError, match=f"tokenizer.file=.*{name} (cannot be read|is no|is not)") as caught:
+    with pytest.raises(LmzooError, match=f"the tokenizer .*{name} (cannot be read|is no|is not)") as caught:
         load_tokenizer(path)
     assert "\n" not in str(caught.value)
 
@@ -259,7 +348,7 @@ def _saved(path: Path, tokenizer: Tokenizer) -> Path:
 
 def test_missing_special_tokens_are_named(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[PAD]"))
-    with pytest.raises(LmzooError, match=r"a.json has no token \[UNK\], \[MASK\]; add"):
+    with pytest.raises(LmzooError, match=r"a.json has no token \[UNK\] and none that could"):
         load_tokenizer(_saved(tmp_path / "a.json", tokenizer))
 
 

@@ -244,7 +244,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Part:
     """The documents and sentences of real text, with tokens that tell their place."""
     folder = tmp_path_factory.mktemp("real")
     text = shared_data / "pretrain" / "wikipedia.train.txt.gz"
-    store = prepare(DataConfig(name="text", train=str(text)), TokenizerConfig(), folder / "cache")
+    store = prepare(DataConfig(source="text", train=str(text)), TokenizerConfig(), folder / "cache")
     part = store.parts["train"]
     bounds = [part.sentence_bounds(i) for i in range(part.num_documents)]
     return numbered_part(folder / "train", [(ends - starts).tolist() for starts, ends in bounds])

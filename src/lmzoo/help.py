@@ -120,7 +120,7 @@ def _section(section: str, variants: dict[str, type]) -> list[str]:
     for choice, cls in variants.items():
         for entry in fields(cls):
             having.setdefault(entry.name, {})[choice] = entry
-    having.pop("name", None)  # said by GROUP=CHOICE
+    having.pop("source" if section == "data" else "name", None)  # said by GROUP=CHOICE
     lines = []
     if section == "budget":
         lines.append(_entry("  budget", f"exactly one; without one, tokens={DEFAULT_TOKENS}", indent=32))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lmzoo.errors import LmzooError, one_of
+
+SOURCES = ("stdlib", "text", "hub")
 VIEWS = ("stream", "sentences", "pairs")
 
 
@@ -12,12 +15,20 @@ VIEWS = ("stream", "sentences", "pairs")
 class DataConfig:
     """`data=`: which text, which part of it is held out, and the form in which it is cut."""
 
-    name: str = "stdlib"
-    """`stdlib` (English out of the running CPython) or `text` (your own files)."""
+    source: str = "stdlib"
+    """`stdlib` (English out of the running CPython), `text` (your own files) or `hub` (Hugging Face)."""
+    name: str | None = None
+    """`data=hub`: the name of a data set, or a folder in the same layout."""
+    subset: str | None = None
+    """`data=hub`: which configuration of the data set, where it has several."""
+    revision: str | None = None
+    """`data=hub`: a commit, branch or tag of the data set; without it, the newest."""
+    column: str = "text"
+    """The column or field that holds the text (`data=hub`, and .parquet and .jsonl of `data=text`)."""
     train: Any = None
-    """`data=text`: one path, a list of paths, or a glob."""
+    """`data=text`: one path, a list of paths, or a glob. `data=hub`: a split, by default `train`."""
     valid: Any = None
-    """Likewise; without it a part of `train` is held out."""
+    """Likewise; without it, a data set's `validation` split, or a part of `train` is held out."""
     test: Any = None
     """Likewise; measured once, at the end."""
     valid_fraction: float = 0.05
@@ -30,3 +41,29 @@ class DataConfig:
     """`stream`, `sentences` or `pairs`; without it, the one the objective asks for."""
     short_pairs: float = 0.1
     """Share of the pairs that are deliberately short (`short_seq_prob` of the authors' code)."""
+
+
+def check_sources(data: DataConfig) -> None:
+    """Check which settings go with which source of text, not whether the text exists.
+
+    Raises:
+        LmzooError: an unknown source, a setting that it would not look at, or one that it needs.
+    """
+    one_of("data.source", data.source, SOURCES)
+    if data.source == "stdlib":
+        for part in ("train", "valid", "test"):
+            if getattr(data, part) is not None:
+                raise LmzooError(
+                    f"data.{part}={getattr(data, part)} does not go with data=stdlib, which brings its own "
+                    "text: it goes with data=text or data=hub"
+                )
+        if data.column != DataConfig.column:
+            raise LmzooError(f"data.column={data.column} goes with data=text or data=hub")
+    if data.source != "hub":
+        for key in ("name", "subset", "revision"):
+            if getattr(data, key) is not None:
+                raise LmzooError(f"data.{key}={getattr(data, key)} goes with data=hub")
+    if data.source == "text" and data.train is None:
+        raise LmzooError("data=text needs data.train=: a path, a list of paths or a glob")
+    if data.source == "hub" and data.name is None:
+        raise LmzooError("data=hub needs data.name=: a data set of Hugging Face, or a folder like one")

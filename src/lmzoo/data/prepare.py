@@ -1,4 +1,4 @@
-"""From text files to a store, once for every (corpus, tokenizer).
+"""From texts to a store, once for every (corpus, tokenizer).
 
 1. Describe all that decides the outcome, and hash it; a store of that hash is opened as it is.
 2. Under a lock, read every document, tell training from validation by a hash of its text, and keep a
@@ -31,7 +31,7 @@ from lmzoo.data.store import FORMAT, PARTS, Store, open_store
 from lmzoo.data.writer import PartWriter, sync, write_manifest
 from lmzoo.errors import LmzooError
 from lmzoo.progress import console, progress
-from lmzoo.text.config import TokenizerConfig
+from lmzoo.text.config import UNUSED, TokenizerConfig
 from lmzoo.text.readers import Document
 from lmzoo.text.sentences import sentence_spans
 from lmzoo.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
@@ -83,6 +83,8 @@ def _describe(corpus: Corpus, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """All that decides what the store holds."""
     if tokenizer.file is None:
         pieces: dict[str, Any] = asdict(tokenizer)
+        for setting in UNUSED.get(tokenizer.name, ()):
+            del pieces[setting]
     else:
         # loaded here too, so that a wrong file is refused before anything is read or written
         pieces = {"fingerprint": load_tokenizer(Path(tokenizer.file)).fingerprint()}
@@ -148,7 +150,7 @@ def _make_tokenizer(corpus: Corpus, config: TokenizerConfig) -> TextTokenizer:
         )
     sample = Sample(config.sample_megabytes * 1_000_000)
     counts = Counter[str]()
-    with progress("reading the text", corpus.file_bytes) as advance:
+    with progress("reading the text", corpus.total) as advance:
         for part, document in corpus.read(advance):
             counts[part] += 1
             if part == "train":
@@ -175,7 +177,7 @@ def _check_parts(corpus: Corpus, counts: dict[str, int]) -> None:
 def _encode(corpus: Corpus, tokenizer: TextTokenizer, folder: Path) -> dict[str, int]:
     """Write the parts; gives the UTF-8 bytes of each."""
     encoders: dict[str, _PartEncoder] = {}
-    with progress("encoding the text", corpus.file_bytes) as advance:
+    with progress("encoding the text", corpus.total) as advance:
         for part, document in corpus.read(advance):
             if part not in encoders:
                 encoders[part] = _PartEncoder(tokenizer, corpus.data.sentences, folder / part)

@@ -1,27 +1,28 @@
-"""Documents out of files: plain text or JSON lines, packed or not, one at a time.
+"""Documents out of files: plain text, JSON lines or Parquet, one at a time.
 
 ``.txt`` has a blank line between documents and one sentence or paragraph a line; ``.jsonl`` has one
-object a line with the document in its field ``text``. Both may be packed: ``.gz``, ``.xz``. Only one
-document is held at a time.
+object a line with the document in its field ``text``. Both may be packed: ``.gz``, ``.xz``, ``.zst``.
+``.parquet`` has one document a row, in its column ``text``. Only one document, or a few rows, are held at
+a time.
 """
 
 from __future__ import annotations
 
 import glob
-import gzip
 import json
-import lzma
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from lmzoo.errors import LmzooError
+from lmzoo.text.packed import PACKINGS, open_unpacked
+from lmzoo.text.parquet import parquet_texts
 
-_PACKINGS = {".gz": gzip.open, ".xz": lzma.open}
-_SUFFIXES = "a .txt or .jsonl file, plain or packed as .gz or .xz"
+_SUFFIXES = "a .txt or .jsonl file, plain or packed as .gz, .xz or .zst, or a .parquet file"
 _BOM = b"\xef\xbb\xbf"
+_PARQUET = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def resolve_paths(given: object, what: str) -> list[Path]:
 
 
 def read_documents(
-    paths: Iterable[Path], advance: Callable[[int], object] | None = None
+    paths: Iterable[Path], advance: Callable[[int], object] | None = None, *, column: str = "text"
 ) -> Iterator[Document]:
     """Every document of the files, in order.
 
@@ -67,33 +68,38 @@ def read_documents(
         paths: files as `resolve_paths` gives them.
         advance: told, document by document, how many more bytes of the files (as they lie on disk,
             packed) have been read; their sizes sum to the total.
+        column: the field or column that holds the text, in the kinds of files that have several.
 
     Raises:
-        LmzooError: text that is not UTF-8, a line that is not JSON or has no ``text``, a damaged
-            packed file, a file without text; file and line are named.
+        LmzooError: text that is not UTF-8, a line or a row without text, a damaged file, a file without
+            text, a package that is not installed; file and line are named.
     """
     for path in paths:
-        documents = _READERS[_kind(path)]
         empty = True
-        try:
-            with path.open("rb") as raw:
-                packing = _PACKINGS.get(path.suffix)
-                lines = packing(raw) if packing else raw
-                told = 0
-                for document in documents(path, _numbered_lines(path, lines)):
-                    empty = False
-                    yield document
-                    if advance is not None:
-                        advance(raw.tell() - told)
-                        told = raw.tell()
-                if advance is not None:
-                    advance(raw.tell() - told)
-        except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise LmzooError(f"{path} is damaged and cannot be unpacked ({error}); fetch it again") from None
-        except OSError as error:
-            raise LmzooError(f"{path} cannot be read ({error.strerror})") from None
+        for document in _documents(path, advance, column):
+            empty = False
+            yield document
         if empty:
             raise LmzooError(f"{path} holds no text; leave it out or fill it")
+
+
+def _documents(path: Path, advance: Callable[[int], object] | None, column: str) -> Iterator[Document]:
+    kind = _kind(path)
+    if kind == _PARQUET:
+        for number, text in parquet_texts(path, column, advance):
+            if text.strip():
+                yield Document(text, f"{path}:{number}")
+        return
+    reader = partial(_jsonl_documents, field=column) if kind == ".jsonl" else _READERS[kind]
+    told = 0
+    with open_unpacked(path) as (unpacked, raw):
+        for document in reader(path, _numbered_lines(path, unpacked)):
+            yield document
+            if advance is not None:
+                advance(raw.tell() - told)
+                told = raw.tell()
+        if advance is not None:
+            advance(raw.tell() - told)
 
 
 def _matches(path: Path, what: str) -> list[Path]:
@@ -108,14 +114,17 @@ def _matches(path: Path, what: str) -> list[Path]:
     else:
         raise LmzooError(f"{what}={path} does not exist (looked in {Path.cwd()})")
     for file in files:
-        if _kind(file) not in _READERS:
+        if _kind(file) not in (*_READERS, _PARQUET):
             raise LmzooError(f"{what}: {file} is of an unknown kind; give {_SUFFIXES}")
     return files
 
 
 def _kind(path: Path) -> str:
-    """The suffix under the packing."""
-    return (path.with_suffix("") if path.suffix in _PACKINGS else path).suffix
+    """The suffix, or under a packing the suffix of what is packed; Parquet packs itself."""
+    if path.suffix not in PACKINGS:
+        return path.suffix
+    inner = path.with_suffix("").suffix
+    return "" if inner == _PARQUET else inner
 
 
 def _numbered_lines(path: Path, lines: Iterable[bytes] | IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -123,13 +132,18 @@ def _numbered_lines(path: Path, lines: Iterable[bytes] | IO[bytes]) -> Iterator[
         if number == 1:
             line = line.removeprefix(_BOM)
         try:
-            yield number, line.decode().removesuffix("\n").removesuffix("\r")
+            text = line.decode()
         except UnicodeDecodeError as error:
-            again = ", or fetch it again if it is damaged" if path.suffix in _PACKINGS else ""
+            again = ", or fetch it again if it is damaged" if path.suffix in PACKINGS else ""
             raise LmzooError(
                 f"{path}:{number} is not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1}); "
                 f"convert the file to UTF-8{again}"
             ) from None
+        if "\0" in text:  # no text file has it, but any UTF-16 one that goes through as UTF-8
+            raise LmzooError(
+                f"{path}:{number} holds a zero byte: it is no text, or one in UTF-16; convert it to UTF-8"
+            )
+        yield number, text.removesuffix("\n").removesuffix("\r")
 
 
 def _txt_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document]:
@@ -146,7 +160,7 @@ def _txt_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Doc
         yield Document("\n".join(held), f"{path}:{first}")
 
 
-def _jsonl_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document]:
+def _jsonl_documents(path: Path, lines: Iterator[tuple[int, str]], field: str = "text") -> Iterator[Document]:
     for number, line in lines:
         if not line.strip():
             continue
@@ -155,15 +169,24 @@ def _jsonl_documents(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[D
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise LmzooError(f"{where} is not JSON ({error}); write one object a line") from None
-        text = row.get("text") if isinstance(row, dict) else None
+        text = row.get(field) if isinstance(row, dict) else None
         if not isinstance(text, str):
-            raise LmzooError(f"{where} has no text; write one object a line with a string field 'text'")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise LmzooError(f"{where} holds half a surrogate pair, not a character; mend it") from None
+            raise LmzooError(f"{where} has no text; write one object a line with a string field {field!r}")
+        refuse_half_characters(text, where)
         if text.strip():
             yield Document(text, where)
+
+
+def refuse_half_characters(text: str, where: str) -> None:
+    """Refuse what no encoding can write: half a surrogate pair, which JSON can hold.
+
+    Raises:
+        LmzooError: naming ``where`` it stands.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise LmzooError(f"{where} holds half a surrogate pair, not a character; mend it") from None
 
 
 _READERS = {".txt": _txt_documents, ".jsonl": _jsonl_documents}

@@ -1,75 +1,111 @@
-"""Subword tokenizers: byte-level BPE or WordPiece, trained on the corpus or loaded from a file."""
+"""Tokenizers: byte-level BPE, WordPiece, words or characters, trained on the corpus or loaded from files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, processors
 
-from lmzoo.errors import LmzooError, one_of
-from lmzoo.text.config import TokenizerConfig
-from lmzoo.text.sentences import WIDE_STOP
+from lmzoo.errors import LmzooError
+from lmzoo.text.config import TokenizerConfig, check_tokenizer
+from lmzoo.text.folders import PARTS, choose_special, open_tokenizer
+from lmzoo.text.spelling import spelling
+from lmzoo.text.unknown import CLASSES, class_of
+from lmzoo.text.vocabularies import SPECIAL, train_bpe, train_char, train_word, train_wordpiece
 from lmzoo.types import SpecialTokens
 
-NAMES = ("bpe", "wordpiece")
-
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_CONTINUATION = "##"
-_ALPHABET = 256
-_COVERAGE = 0.9995
-"""WordPiece's alphabet: at least so many characters, and so large a share of the text; SentencePiece's
-default (Kudo and Richardson 2018)."""
-_TEXTS_A_BATCH = 256
 _PROBE = "A probe: naïve 中文。”“🙂\n\n  \t\x00 [SEP] "
+_OWN_NAMES = dict(zip(PARTS, SPECIAL, strict=True))
 
 
 class TextTokenizer:
     """A `tokenizers.Tokenizer` with the special tokens that every model here needs.
 
+    One token may play several parts: in GPT-2's vocabulary ``<|endoftext|>`` plays all but that of the
+    mask, which nothing plays there. Unknown words are told apart by class (see `unknown`) where the
+    vocabulary has tokens for the classes; these are words like others to an objective, to be predicted,
+    masked and drawn, because "a number" is a guess that can be right.
+
     Raises:
         LmzooError: a special token is missing.
     """
 
-    def __init__(self, tokenizer: Tokenizer, source: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, source: str, roles: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            tokenizer: taken over, and changed.
+            source: where it comes from, for messages.
+            roles: tokens by Hugging Face's names for their roles; see `folders.choose_special`.
+        """
         vocabulary = tokenizer.get_vocab()
-        missing = [token for token in _SPECIAL if token not in vocabulary]
-        if missing:
-            raise LmzooError(
-                f"{source} has no token {', '.join(missing)}; "
-                f"add it, or train a tokenizer of your own by leaving out tokenizer.file"
-            )
+        self.special_names: dict[str, str] = choose_special(vocabulary, roles or {}, source)
+        """Token of each part: ``pad unk cls sep``, and ``mask`` if there is one."""
         # A file may carry the settings of whoever saved it; here the views cut and pad.
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        added = tokenizer.get_added_tokens_decoder().values()
+        known = {token.content for token in added if token.special}
+        tokenizer.add_special_tokens([name for name in self._names() if name not in known])
         # A corpus that writes "[SEP]" means these five characters.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.vocab_size: int = 1 + max(vocabulary.values())
         """V, special tokens included; one more than the highest id, should a file have holes."""
-        self.special = SpecialTokens(self.vocab_size, *(vocabulary[token] for token in _SPECIAL))
+        ids = {part: vocabulary[name] for part, name in self.special_names.items()}
+        self.special = SpecialTokens(self.vocab_size, **({"mask": None} | ids))  # type: ignore[arg-type]
+        self._class_ids = {name: vocabulary[name] for name in CLASSES if name in vocabulary}
+        self.unknown_ids: frozenset[int] = frozenset([self.special.unk, *self._class_ids.values()])
+        """What stands for words that the vocabulary does not have."""
+        tokenizer.post_processor = self._template(ending=True)
         self.lossless: bool = isinstance(tokenizer.decoder, decoders.ByteLevel) and self._gives_back(_PROBE)
         """Whether decoding gives the very text back, byte by byte."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text, special tokens not added; a special token spelt out in it is text."""
+        if self._class_ids:  # told by the words themselves, so their places are needed
+            return [ids for ids, _ in self.encode_with_offsets(texts)]
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids of every text as `encode_batch` gives them, and where each token stands.
+
+        Returns:
+            for every text its ids, and start and end of each token in characters of the text. Tokens that
+            are bytes of one character all have that character's place; at byte level the space before a
+            word belongs to it.
+        """
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (self._classified(text, encoding), encoding.offsets)
+            for text, encoding in zip(texts, encoded, strict=True)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def save(self, path: Path) -> None:
-        """Write ``tokenizer.json``, which `tokenizers` and `transformers` read as it is."""
-        path.write_text(self._json(), encoding="utf-8")
+    def spellings(self) -> list[bytes]:
+        """(V,) the UTF-8 bytes that each id spells; half a character's bytes where an id is no more.
 
-    def fingerprint(self) -> str:
-        """Hash of all that decides what it does."""
-        return hashlib.blake2b(self._json().encode(), digest_size=16).hexdigest()
+        Nothing for special tokens and unused ids; ``[UNK]`` and the classes of unknown words spell their
+        names. The marks of a word's inside or end (``##``, ``</w>``) are no part of it.
+        """
+        parts = json.loads(self._tokenizer.to_str())
+        spelt = [b""] * self.vocab_size
+        for piece, number in self._tokenizer.get_vocab().items():
+            spelt[number] = spelling(piece, parts)
+        for number, token in self._tokenizer.get_added_tokens_decoder().items():
+            spelt[number] = b"" if token.special else token.content.encode()
+        spelt[self.special.unk] = self.special_names["unk"].encode()
+        for part, name in self.special_names.items():
+            if part != "unk":
+                spelt[self._id(name)] = b""
+        return spelt
 
     def id_bytes(self) -> np.ndarray | None:
         """(V,) int64 bytes of text that each id stands for, 0 for special tokens; None if not lossless."""
@@ -83,6 +119,65 @@ class TextTokenizer:
         lengths[list(self.special.ids)] = 0
         return lengths
 
+    def json(self, ending: bool = True) -> str:
+        """The content of a ``tokenizer.json`` for `tokenizers` and `transformers`.
+
+        Elsewhere it adds the special tokens itself: ``[CLS] A [SEP]`` and ``[CLS] A [SEP] B [SEP]`` with
+        type ids. Classes of unknown words are not told apart there: all are the unknown token.
+
+        Args:
+            ending: whether the last ``[SEP]`` is written; a causal model goes on where the text stops.
+        """
+        if ending:
+            return self._tokenizer.to_str(pretty=True)
+        other = Tokenizer.from_str(self._tokenizer.to_str())
+        other.post_processor = self._template(ending=False)
+        return other.to_str(pretty=True)
+
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json``; and beside it, where a special token has not the name that it has in
+        our own vocabularies, ``special_tokens_map.json``, without which its part could not be known."""
+        path.write_text(self.json(), encoding="utf-8")
+        if self.special_names != _OWN_NAMES:
+            roles = {f"{part}_token": name for part, name in self.special_names.items()}
+            beside = path.with_name("special_tokens_map.json")
+            beside.write_text(json.dumps(roles, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides which ids a text gets; what others write around it does not count."""
+        parts = json.loads(self._tokenizer.to_str()) | {"post_processor": None}
+        content = json.dumps([parts, self.special_names], sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def _names(self) -> list[str]:
+        """Every special token once."""
+        return list(dict.fromkeys(self.special_names.values()))
+
+    def _id(self, name: str) -> int:
+        number = self._tokenizer.token_to_id(name)
+        assert number is not None
+        return number
+
+    def _classified(self, text: str, encoding: Encoding) -> list[int]:
+        ids = encoding.ids
+        unknown = self.special.unk
+        if not self._class_ids or unknown not in ids:
+            return ids
+        return [
+            token if token != unknown else self._class_ids.get(class_of(text[start:end]) or "", unknown)
+            for token, (start, end) in zip(ids, encoding.offsets, strict=True)
+        ]
+
+    def _template(self, *, ending: bool) -> processors.TemplateProcessing:
+        last = (" [SEP]", " [SEP]:1") if ending else ("", "")
+        marks = (("[CLS]", self.special_names["cls"]), ("[SEP]", self.special_names["sep"]))
+        return processors.TemplateProcessing(
+            single=f"[CLS] $A{last[0]}",
+            pair=f"[CLS] $A [SEP] $B:1{last[1]}",
+            # under names of its own, because a token's name may hold what a template cannot
+            special_tokens=[{"id": mark, "ids": [self._id(name)], "tokens": [name]} for mark, name in marks],  # type: ignore[misc]
+        )
+
     def _gives_back(self, text: str) -> bool:
         every_byte = set(pre_tokenizers.ByteLevel.alphabet()) <= self._tokenizer.get_vocab().keys()
         return (
@@ -91,27 +186,15 @@ class TextTokenizer:
             and self.decode(self.encode_batch([text])[0]) == text
         )
 
-    def _json(self) -> str:
-        return self._tokenizer.to_str(pretty=True)
-
 
 def load_tokenizer(path: Path) -> TextTokenizer:
-    """Read a ``tokenizer.json``.
+    """Read a ``tokenizer.json``, or a folder in Hugging Face's layout (see `folders`).
 
     Raises:
         LmzooError: no such file, not a tokenizer, or without one of the special tokens.
     """
-    try:
-        given = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise LmzooError(f"tokenizer.file={path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise LmzooError(f"tokenizer.file={path} is not UTF-8; give a tokenizer.json") from None
-    try:
-        tokenizer = Tokenizer.from_str(given)
-    except Exception as error:  # the library raises nothing narrower
-        raise LmzooError(f"tokenizer.file={path} is no tokenizer.json, or a damaged one ({error})") from None
-    return TextTokenizer(tokenizer, f"tokenizer.file={path}")
+    tokenizer, roles = open_tokenizer(path)
+    return TextTokenizer(tokenizer, f"the tokenizer {path}", roles)
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> TextTokenizer:
@@ -120,119 +203,49 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> TextTokeni
     The special tokens have the ids 0 to 4 in the order of `SpecialTokens`. ``bpe`` is GPT-2's (Radford et
     al. 2019, section 2.2): byte level with all 256 bytes and so without unknowns, but with words cut after
     Chinese stops too, where a sentence may start. ``wordpiece`` is BERT's (Devlin et al. 2019, section 3):
-    Chinese characters and punctuation apart, pieces inside a word marked by ``##``. The file that `save`
-    writes also adds [CLS] and [SEP] as BERT does, for use elsewhere.
+    Chinese characters and punctuation apart, pieces inside a word marked by ``##``. ``word`` has those same
+    words whole, and ``char`` characters, both the most frequent first. The file that `save` writes also
+    adds [CLS] and [SEP] as BERT does, for use elsewhere.
 
     Raises:
-        LmzooError: an unknown kind, case folding at byte level, a vocabulary too small for the alphabet or
-            too large for the texts.
+        LmzooError: an unknown kind, a setting that does not go with it, a vocabulary too small for the
+            alphabet or too large for the texts.
     """
-    one_of("tokenizer.name", config.name, NAMES)
-    if config.name == "bpe":
-        if config.lowercase:
-            raise LmzooError("tokenizer.lowercase=true needs tokenizer=wordpiece: bpe keeps the text")
-        tokenizer = _train_bpe(config.vocab_size, texts)
-    else:
-        tokenizer = _train_wordpiece(config.vocab_size, config.lowercase, list(texts))
+    check_tokenizer(config)
+    match config.name:
+        case "bpe":
+            tokenizer = train_bpe(config.vocab_size, texts)
+        case "wordpiece":
+            tokenizer = train_wordpiece(config.vocab_size, config.lowercase, list(texts))
+        case "word":
+            tokenizer = train_word(
+                config.vocab_size, config.lowercase, config.min_count, config.unknown_classes, texts
+            )
+        case _:
+            tokenizer = train_char(config.vocab_size, config.min_count, texts)
+    _check_size(config, tokenizer)
+    return TextTokenizer(tokenizer, "the trained tokenizer")
+
+
+def _check_size(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
     reached = tokenizer.get_vocab_size()
-    if reached > config.vocab_size:
+    counted = config.name in ("word", "char")
+    reserved = len({*SPECIAL, *CLASSES} & tokenizer.get_vocab().keys())
+    if reached > config.vocab_size or (counted and reached == config.vocab_size == reserved):
+        least = reserved + 1 if counted else reached
         raise LmzooError(
             f"tokenizer.vocab_size={config.vocab_size} is too small: "
-            f"special tokens and alphabet alone take {reached}; set {reached} or more"
+            f"special tokens and alphabet alone take {reached}; set {least} or more"
         )
-    if reached < config.vocab_size:
+    if counted:
+        if reached == reserved:
+            what = "character" if config.name == "char" else "word"
+            raise LmzooError(
+                f"no {what} stands tokenizer.min_count={config.min_count} times in the training text; "
+                "lower it, or give more text"
+            )
+    elif reached < config.vocab_size:
         raise LmzooError(
             f"tokenizer.vocab_size={config.vocab_size} is more than the training text can fill; "
             f"set tokenizer.vocab_size={reached} or less"
         )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    return TextTokenizer(tokenizer, "the trained tokenizer")
-
-
-def _train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WIDE_STOP), "merged_with_previous"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(_SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_batches(texts), trainer)
-    return tokenizer
-
-
-def _train_wordpiece(vocab_size: int, lowercase: bool, texts: list[str]) -> Tokenizer:
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    alphabet, inside = _wordpiece_alphabet(texts, normalizer, splitter)
-    # The trainer numbers the ## characters in the order of a hash map that differs from run to run, and
-    # numbers break its ties; numbered here, as special tokens for as long as training lasts, they cannot.
-    continuing = [_CONTINUATION + character for character in inside]
-    training = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    training.normalizer = normalizer
-    training.pre_tokenizer = splitter
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*_SPECIAL, *continuing],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=_CONTINUATION,
-        show_progress=False,
-    )
-    training.train_from_iterator(_batches(texts), trainer)
-
-    tokenizer = Tokenizer(models.WordPiece(training.get_vocab(), unk_token="[UNK]"))
-    tokenizer.add_special_tokens(list(_SPECIAL))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUATION)
-    return tokenizer
-
-
-def _wordpiece_alphabet(
-    texts: list[str],
-    normalizer: normalizers.BertNormalizer,
-    splitter: pre_tokenizers.BertPreTokenizer,
-) -> tuple[list[str], list[str]]:
-    """The characters that become pieces, and those of them that can stand inside a word and so take a
-    second piece; words with a rarer one become [UNK]."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    folded: Counter[str] = Counter()
-    for character, count in counts.items():
-        for part in normalizer.normalize_str(character).replace(" ", ""):
-            folded[part] += count
-    alphabet: list[str] = []
-    covered = 0
-    for character, count in sorted(folded.items(), key=lambda item: (-item[1], item[0])):
-        if len(alphabet) >= _ALPHABET and covered >= _COVERAGE * folded.total():
-            break
-        alphabet.append(character)
-        covered += count
-    joined = ((c, normalizer.normalize_str("a" + c)) for c in alphabet)
-    inside = [c for c, word in joined if len(splitter.pre_tokenize_str(word)) == 1]
-    return alphabet, inside
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists, which cross into the library at once."""
-    held: list[str] = []
-    for text in texts:
-        held.append(text)
-        if len(held) == _TEXTS_A_BATCH:
-            yield held
-            held = []
-    if held:
-        yield held
