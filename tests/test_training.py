@@ -25,6 +25,7 @@ SMALL_RUN = [
     "hardware.precision=fp32",
     "model.hidden_size=32",
     "model.num_layers=1",
+    "model.dropout=0",
     "seq_len=32",
     "batch_size=8",
     "tokenizer.vocab_size=1000",
@@ -37,6 +38,8 @@ SHAPES = {
     "elmo": ["model.cell_size=32"],
     "gpt": ["model.num_heads=2", "model.ffn_size=48"],
     "bert": ["model.num_heads=2", "model.ffn_size=48"],
+    "elmo_2018": ["model.cell_size=32", "model.filters=[4,8,8]", "model.num_highway=1"],
+    **{name: ["model.num_heads=2", "model.ffn_size=48"] for name in ("gpt_2018", "gpt2", "bert_2018")},
 }
 
 
@@ -88,19 +91,17 @@ def test_every_legal_pair_trains_on_real_text_and_leaves_the_run_folder(family, 
     assert names >= {"config.yaml", "metrics.json", "history.csv", "checkpoints", "model"}
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
-    assert {p.name for p in (tmp_path / "model").iterdir()} == {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    }
+    exported = {p.name for p in (tmp_path / "model").iterdir()}
+    assert exported >= {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
     assert metrics["run"] | {"git": None} == {
         "model": family,
         "objective": objective,
-        "size": "tiny",
+        "size": "custom",
         "seed": 1,
         "version": "0.1.0",
         "precision": "fp32",
         "git": None,
+        "vectors_found": None,
     }
     ledger, valid = metrics["ledger"], metrics["valid"]
     assert ledger["steps"] == 6
@@ -124,7 +125,17 @@ def test_every_legal_pair_trains_on_real_text_and_leaves_the_run_folder(family, 
 
 
 @pytest.mark.parametrize(
-    ("family", "objective"), [("elmo", "bilm"), ("gpt", "clm"), ("bert", "mlm"), ("bert", "mlm_nsp")]
+    ("family", "objective"),
+    [
+        ("elmo", "bilm"),
+        ("gpt", "clm"),
+        ("bert", "mlm"),
+        ("bert", "mlm_nsp"),
+        ("elmo_2018", "bilm"),
+        ("gpt_2018", "clm"),
+        ("gpt2", "clm"),
+        ("bert_2018", "mlm_nsp"),
+    ],
 )
 def test_a_run_resumed_twice_in_mid_epoch_with_dropout_ends_bit_for_bit_the_same(
     family, objective, tmp_path, cache

@@ -15,8 +15,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from lmzoo import __version__, hub
+from lmzoo import __version__
 from lmzoo import config as configs
+from lmzoo.artifacts import log_models
 from lmzoo.callbacks import BudgetBar
 from lmzoo.data.datamodule import TextDataModule
 from lmzoo.data.nsp_baseline import overlap_baseline
@@ -24,11 +25,14 @@ from lmzoo.data.prepare import default_cache_dir, prepare
 from lmzoo.data.store import Store
 from lmzoo.distributed import as_rank_command
 from lmzoo.errors import LmzooError
+from lmzoo.hub.folder import export_model, initialize_from
 from lmzoo.ledger import peak_memory_bytes
 from lmzoo.logs import build_loggers, close_loggers, wandb_link
-from lmzoo.modules import FAMILIES, LanguageModelModule
+from lmzoo.modules import MODULES, LanguageModelModule
+from lmzoo.nn.char_cnn import characters_of
 from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.summary import summary_table
+from lmzoo.vectors import fill_from_file
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -37,11 +41,14 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 class RunRecord(Callback):
     """Keeps in every checkpoint what a resumed run must know: its config, its text, its W&B run's id."""
 
-    def __init__(self, config: dict[str, Any], wandb_id: str | None, content: str) -> None:
+    def __init__(
+        self, config: dict[str, Any], wandb_id: str | None, content: str, vectors_found: float | None
+    ) -> None:
         self._record = {
             "config": config,
             "wandb_id": wandb_id,
             "content": content,
+            "vectors_found": vectors_found,
             "lmzoo_version": __version__,
         }
 
@@ -70,8 +77,11 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     store = prepare(config.data, config.tokenizer, cache)
     datamodule = build_datamodule(config, store)
     module = build_module(config, store)
+    vectors_found = saved["lmzoo"].get("vectors_found") if saved else None
+    if saved is None and config.model.vectors is not None:
+        vectors_found = fill_from_file(module.backbone, store.tokenizer, config.model.vectors)
     if saved is None and config.init_from:
-        hub.initialize_from(module, config.init_from, store.tokenizer)
+        initialize_from(module, config.init_from, store.tokenizer)
     if saved is not None:
         _same_run(saved, config, module, store, folder)
     described = configs.to_dict(config)
@@ -80,7 +90,7 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
         folder,
         run_config=described,
         name=f"{config.model.name}-{config.objective.name}-{config.size}-seed{config.seed}",
-        tags=[config.model.name, config.objective.name, config.size, f"seed{config.seed}"],
+        tags=[config.model.name, config.objective.name, str(config.size), f"seed{config.seed}"],
         group=config.logger.group,
         wandb_id=saved["lmzoo"]["wandb_id"] if saved else None,
         resume_step=int(saved["ledger"]["steps"]) if saved else None,
@@ -89,17 +99,32 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     try:
         with as_rank_command(folder, described, resuming):
             trainer = _build_trainer(
-                config, precision, folder, loggers, RunRecord(described, wandb_id, store.content)
+                config,
+                precision,
+                folder,
+                loggers,
+                RunRecord(described, wandb_id, store.content, vectors_found),
             )
             if config.hardware.compile:
                 module.backbone.compile()
             _fit(trainer, module, datamodule, folder, saved)
             metrics = _measure(trainer, module, datamodule, config, store)
+        metrics["run"]["vectors_found"] = vectors_found
         if trainer.is_global_zero:
             for logger in loggers:
                 logger.log_metrics(_final_figures(metrics), step=module.ledger.steps)
-            hub.export_model(folder / "model", module, config.model, config.seq_len, store.tokenizer)
             _write_json(folder / "metrics.json", metrics)
+            export_model(
+                folder / "model",
+                module,
+                config.model,
+                config.seq_len,
+                store.tokenizer,
+                record=metrics,
+                run_config=described,
+            )
+            if config.logger.log_model:
+                log_models(loggers, folder, metrics["run"])
         exit_code = 0
     finally:
         close_loggers(loggers, exit_code)
@@ -128,11 +153,16 @@ def build_datamodule(config: TrainConfig, store: Store) -> TextDataModule:
 def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
     """The module of a run: its family's, with any legal objective."""
     token_bytes = store.tokenizer.id_bytes()
-    return FAMILIES[config.model.name](
+    special = store.tokenizer.special
+    characters = None
+    if config.model.embedding == "characters":
+        characters = characters_of(store.tokenizer.spellings(), special, config.model.characters_per_token)
+    return MODULES[config.model.name](
         config.objective,
         model=config.model,
         size=config.size,
-        special=store.tokenizer.special,
+        special=special,
+        characters=characters,
         token_bytes=None if token_bytes is None else torch.from_numpy(token_bytes),
         pairs=config.data.view == "pairs",
         seq_len=config.seq_len,
@@ -292,7 +322,8 @@ def _same_run(
     saved: dict[str, Any], config: TrainConfig, module: LanguageModelModule, store: Store, folder: Path
 ) -> None:
     """Refuse to go on with another model, another vocabulary or another text than the checkpoint's."""
-    name = "backbone.embedding.tokens.weight"
+    table = "spelling" if config.model.embedding == "characters" else "weight"
+    name = f"backbone.embedding.tokens.{table}"
     rows, own = saved["state_dict"][name].shape[0], module.state_dict()[name].shape[0]
     if rows != own:
         raise LmzooError(

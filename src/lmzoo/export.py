@@ -1,0 +1,116 @@
+"""`python -m lmzoo.export`: a trained model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lmzoo import cli
+from lmzoo.arguments import parse
+from lmzoo.errors import LmzooError
+
+
+@dataclass
+class Export:
+    """Write a trained model as a folder that transformers and sentence-transformers open, and lmzoo too."""
+
+    examples: ClassVar[str] = """\
+        lmzoo export run=outputs/DATE/TIME to=my-model
+        lmzoo export run=outputs/DATE/TIME to=my-model checkpoint=best
+        lmzoo export run=outputs/DATE/TIME to=my-model form=lmzoo"""
+
+    run: str
+    """A run folder, or a model folder."""
+    to: str
+    """The folder to write, which must not be there yet."""
+    form: str = field(default="auto", metadata={"choices": ("auto", "transformers", "lmzoo")})
+    """`transformers`: one of its own classes, refused where none computes the same. `lmzoo`: our own
+    classes, whose code lies in the folder. `auto`: the first, or else the second."""
+    checkpoint: str = field(default="last", metadata={"choices": ("last", "best")})
+    """The weights at the end of the run, or those of its best validation."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Export as the command line says.
+
+    Raises:
+        SystemExit: status 1 after a refusal, 130 after an interruption.
+    """
+    with cli.one_line():
+        arguments = parse(list(sys.argv[1:] if argv is None else argv), "export", Export)
+        if arguments is not None:
+            print(exported(arguments))
+
+
+def exported(arguments: Export) -> str:
+    """Export, and say in a line or two what became of it.
+
+    Raises:
+        LmzooError: no such model, a folder that is there already, or no such form.
+    """
+    run, to = Path(arguments.run), Path(arguments.to)
+    if to.exists() or to.is_symlink():
+        raise LmzooError(f"to={to} is there already; give another folder")
+    from lmzoo.hub.folder import export_model, load_exported  # torch, only after a look at the arguments
+    from lmzoo.hub.headers import read_json
+
+    loaded = load_exported(run)
+    record = read_json(run / "metrics.json") if (run / "metrics.json").is_file() else None
+    run_config = _read_yaml(run / "config.yaml")
+    if arguments.checkpoint == "best":
+        record = _take_best(loaded.module, run, record)
+    described = loaded.description
+    assert described.seq_len is not None
+    written = export_model(
+        to,
+        loaded.module,
+        described.model,
+        described.seq_len,
+        loaded.tokenizer,
+        record=record,
+        run_config=run_config,
+        form=arguments.form,
+    )
+    lines = [f"model    {to}", f"form     {written.form}"]
+    if written.note:
+        lines.append(f"why      {written.note}")
+    if loaded.note:
+        lines.append(f"note     {loaded.note}")
+    return "\n".join(lines)
+
+
+def _take_best(module: Any, run: Path, record: dict[str, Any] | None) -> dict[str, Any]:
+    """Put the best validation's weights into a module; gives what of the run's record holds for them."""
+    from lmzoo.hub.files import unpickle
+
+    path = run / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise LmzooError(f"checkpoint=best: there is no {path}; take checkpoint=last")
+    saved = unpickle(path)
+    try:
+        module.load_state_dict(saved["state_dict"])
+        ledger = dict(saved["ledger"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise LmzooError(f"{path} does not fit {run / 'model'} ({reason}); take checkpoint=last") from error
+    # the figures were measured on the last weights
+    return {"run": (record or {}).get("run"), "ledger": ledger}
+
+
+def _read_yaml(path: Path) -> dict[str, Any] | None:
+    """What a file of the run folder holds; None where it is not there."""
+    import yaml
+
+    if not path.is_file():
+        return None
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise LmzooError(f"{path} is damaged ({(str(error).splitlines() or [''])[0]})") from error
+    return read if isinstance(read, dict) else None
+
+
+if __name__ == "__main__":
+    main()

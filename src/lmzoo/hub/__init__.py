@@ -1,0 +1,1 @@
+"""Models as folders that other libraries read, and theirs read here."""

@@ -1,0 +1,265 @@
+"""Which of our models are models of transformers too, and the config.json they have there. Without torch.
+
+Fields decide, not names: a model named `gpt` with GPT-2's fields is a GPT-2. What a form cannot say is
+named, so that nothing is written that would compute something else there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmzoo import __version__
+from lmzoo.nn.config import ModelConfig, TransformerConfig
+from lmzoo.objectives.config import ObjectiveConfig
+from lmzoo.types import Context, SpecialTokens
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model of transformers, and what a model of ours must be to be one."""
+
+    model_type: str
+    title: str
+    model: str
+    """The name here of a model that is read from it."""
+    classes: Mapping[str, str]
+    """Objective here → class there."""
+    wants: Mapping[str, tuple[Any, ...]]
+    """Field of the model's config → the values that have an equivalent there."""
+
+    def differences(self, model: TransformerConfig, objective: str) -> list[str]:
+        """What of a model is not to be had there, as ``key=value`` with what there is instead."""
+        found = [
+            f"model.{name}={_spelt(getattr(model, name))} ({self.title} has {_choices(allowed)})"
+            for name, allowed in self.wants.items()
+            if getattr(model, name) not in allowed
+        ]
+        segments = model.num_segments or 0
+        if self.model_type == "bert" and not segments:
+            found.append("model.num_segments=0 (BERT has at least one)")
+        if self.model_type != "bert" and segments:
+            found.append(f"model.num_segments={segments} ({self.title} has no segments)")
+        if self.model_type == "openai-gpt" and model.ffn_size != 4 * (model.hidden_size or 0):
+            found.append(f"model.ffn_size={model.ffn_size} (OpenAI GPT has 4 times the hidden size)")
+        if objective not in self.classes:
+            found.append(f"objective={objective} ({self.title} has {_choices(tuple(self.classes))})")
+        return found
+
+
+_COMMON = {"embedding": ("table",)}
+_GPT = _COMMON | {
+    "positions": ("learned",),
+    "embedding_norm": (False,),
+    "bias": (True,),
+    "head": ("plain",),
+    "decoder_bias": (False,),
+}
+_MODERN = _COMMON | {
+    "positions": ("rotary",),
+    "norm_placement": ("pre",),
+    "embedding_norm": (True,),
+    "activation": ("geglu",),
+    "head": ("dense",),
+}
+FORMS: dict[str, Form] = {
+    form.model_type: form
+    for form in (
+        Form(
+            "bert",
+            "BERT",
+            "bert_2018",
+            {"mlm_nsp": "BertForPreTraining", "mlm": "BertForMaskedLM", "clm": "BertLMHeadModel"},
+            _COMMON
+            | {
+                "positions": ("learned",),
+                "norm_placement": ("post",),
+                "embedding_norm": (True,),
+                "activation": ("gelu",),  # of the head too
+                "bias": (True,),
+                "head": ("dense",),
+                "decoder_bias": (True,),
+            },
+        ),
+        Form(
+            "gpt2",
+            "GPT-2",
+            "gpt2",
+            {"clm": "GPT2LMHeadModel"},
+            _GPT | {"norm_placement": ("pre",), "activation": ("gelu_tanh", "gelu", "relu")},
+        ),
+        Form(
+            "openai-gpt",
+            "OpenAI GPT",
+            "gpt_2018",
+            {"clm": "OpenAIGPTLMHeadModel"},
+            _GPT | {"norm_placement": ("post",), "activation": ("gelu_tanh", "relu")},
+        ),
+        Form("modernbert", "ModernBERT", "bert", {"mlm": "ModernBertForMaskedLM"}, _MODERN),
+        Form(
+            "modernbert-decoder",
+            "ModernBERT's decoder",
+            "gpt",
+            {"clm": "ModernBertDecoderForCausalLM"},
+            _MODERN,
+        ),
+    )
+}
+"""By ``model_type``."""
+
+
+def _spelt(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _choices(values: tuple[Any, ...]) -> str:
+    return " or ".join(map(_spelt, values))
+
+
+def native_form(model: ModelConfig, objective: ObjectiveConfig, context: Context) -> tuple[Form | None, str]:
+    """The form of transformers that computes the same as a model of ours.
+
+    Args:
+        model: complete.
+        objective: what its heads are made for.
+        context: what its states have seen.
+
+    Returns:
+        the form and an empty reason, or None and what keeps the model from the form nearest to it.
+    """
+    if not isinstance(model, TransformerConfig):
+        return None, f"model={model.name} has no equivalent there, which has no such encoder"
+    if context is Context.APART:
+        return None, "context=apart has no equivalent there, which has no model of two streams"
+    compared = [(form.differences(model, objective.name), form) for form in FORMS.values()]
+    # of two as near, the one that has its name
+    differences, nearest = min(compared, key=lambda pair: (len(pair[0]), pair[1].model != model.name))
+    if differences:
+        return None, f"it has no equivalent there: {', '.join(differences)}"
+    return nearest, ""
+
+
+def described(
+    model: ModelConfig, objective: ObjectiveConfig, context: Context, seq_len: int, special: SpecialTokens
+) -> dict[str, Any]:
+    """What a config.json says of our own under the key ``lmzoo``: enough to build the module again."""
+    # a published folder need not tell where its maker's files lay
+    vectors = None if model.vectors is None else Path(model.vectors).name
+    return {
+        "version": __version__,
+        "model": asdict(replace(model, vectors=vectors)),
+        "objective": asdict(objective),
+        "context": context.value,
+        "seq_len": seq_len,
+        "special_tokens": asdict(special),
+    }
+
+
+def write_config(
+    form: Form, model: TransformerConfig, objective: str, seq_len: int, special: SpecialTokens
+) -> dict[str, Any]:
+    """The keys of transformers' config.json for a model of this form.
+
+    Args:
+        form: as ``native_form`` gave it.
+        model: complete.
+        objective: its name, for the class.
+        seq_len: the longest row, where no table of positions says it.
+        special: ids of the special tokens and rows of the table.
+    """
+    shared = {
+        "architectures": [form.classes[objective]],
+        "model_type": form.model_type,
+        "vocab_size": special.vocab_size,
+        "initializer_range": model.initializer_range or model.matrix_std,
+        "tie_word_embeddings": model.tied,
+        "pad_token_id": special.pad,
+        "dtype": "float32",
+    }
+    if objective == "clm":
+        shared |= {"bos_token_id": special.cls, "eos_token_id": special.sep, "use_cache": True}
+    return shared | _WRITERS[form.model_type](model, objective, seq_len, special)
+
+
+def _write_bert(model: TransformerConfig, objective: str, seq_len: int, special: SpecialTokens) -> dict:
+    return {
+        "hidden_size": model.hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.ffn_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.dropout,
+        "max_position_embeddings": model.max_positions,
+        "position_embedding_type": "absolute",
+        "type_vocab_size": model.num_segments,
+        "layer_norm_eps": model.norm_eps,
+        "is_decoder": objective == "clm",
+    }
+
+
+def _write_gpt(model: TransformerConfig) -> dict[str, Any]:
+    return {
+        "n_embd": model.hidden_size,
+        "n_layer": model.num_layers,
+        "n_head": model.num_heads,
+        "n_positions": model.max_positions,
+        "layer_norm_epsilon": model.norm_eps,
+        "embd_pdrop": model.dropout,
+        "attn_pdrop": model.dropout,
+        "resid_pdrop": model.dropout,
+    }
+
+
+def _write_gpt2(model: TransformerConfig, objective: str, seq_len: int, special: SpecialTokens) -> dict:
+    usual = model.ffn_size == 4 * (model.hidden_size or 0)
+    names = {"gelu_tanh": "gelu_new"}
+    return _write_gpt(model) | {
+        "n_inner": None if usual else model.ffn_size,
+        "activation_function": names.get(model.activation, model.activation),
+    }
+
+
+def _write_openai(model: TransformerConfig, objective: str, seq_len: int, special: SpecialTokens) -> dict:
+    # `gelu` there is the approximation by tanh
+    return _write_gpt(model) | {"afn": "gelu" if model.activation == "gelu_tanh" else model.activation}
+
+
+def _write_modern(model: TransformerConfig, objective: str, seq_len: int, special: SpecialTokens) -> dict:
+    theta = {"rope_type": "default", "rope_theta": model.rotary_base}
+    biases = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
+    dropouts = ("embedding_dropout", "attention_dropout", "mlp_dropout")
+    return {
+        "hidden_size": model.hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.ffn_size,
+        "hidden_activation": "gelu",
+        "classifier_activation": "gelu",
+        "max_position_embeddings": seq_len,
+        "norm_eps": model.norm_eps,
+        "decoder_bias": model.decoder_bias,
+        **dict.fromkeys(biases, model.bias),
+        **dict.fromkeys(dropouts, model.dropout),
+        "layer_types": ["full_attention"] * (model.num_layers or 0),
+        "rope_parameters": {"full_attention": theta, "sliding_attention": theta},
+        # the names of the same in releases before 5
+        "global_attn_every_n_layers": 1,
+        "global_rope_theta": model.rotary_base,
+        "local_rope_theta": model.rotary_base,
+        "bos_token_id": special.cls,
+        "eos_token_id": special.sep,
+        "cls_token_id": special.cls,
+        "sep_token_id": special.sep,
+    }
+
+
+_WRITERS: dict[str, Callable[[TransformerConfig, str, int, SpecialTokens], dict[str, Any]]] = {
+    "bert": _write_bert,
+    "gpt2": _write_gpt2,
+    "openai-gpt": _write_openai,
+    "modernbert": _write_modern,
+    "modernbert-decoder": _write_modern,
+}
