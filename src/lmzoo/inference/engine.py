@@ -1,0 +1,189 @@
+"""The running part of a loaded model: rows in batches of one length, and forward passes without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import torch
+
+from lmzoo.errors import LmzooError, one_of
+from lmzoo.inference.pieces import Pieces
+from lmzoo.inference.reading import Reader, Readings
+from lmzoo.modules import LanguageModelModule
+from lmzoo.text.tokenizer import TextTokenizer
+from lmzoo.types import NO_DOCUMENT, Batch, Context
+
+BATCH_TOKENS = 8192
+"""Tokens of a batch, padding included."""
+BUCKET_TEXTS = 4096
+"""Texts that are read together, so that batches find rows of like length."""
+BUCKET_CHARACTERS = 2**20
+"""Characters of them at most."""
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Engine:
+    """A module, its tokenizer, and where and how precisely they run."""
+
+    def __init__(
+        self,
+        module: LanguageModelModule,
+        tokenizer: TextTokenizer,
+        *,
+        vectors: str | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        """
+        Args:
+            module: put on the device and into evaluation mode.
+            tokenizer: of its ids.
+            vectors: the file that the token table was filled from, for words outside the vocabulary.
+            device: as PyTorch names it: ``cpu``, ``cuda``, ``cuda:1``.
+            precision: of the products: ``fp32``, ``bf16`` or ``fp16``.
+
+        Raises:
+            LmzooError: no such device or precision, or a tokenizer of a larger vocabulary.
+        """
+        one_of("precision", precision, _DTYPES)
+        self.device = _device(device)
+        if precision == "fp16" and self.device.type == "cpu":
+            raise LmzooError("precision=fp16 needs a GPU; take precision=bf16 or fp32 on a CPU")
+        self.dtype = _DTYPES[precision]
+        rows = module.objective.special.vocab_size  # a model may have more of them than are in use
+        if tokenizer.vocab_size > rows:
+            raise LmzooError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, and the model {rows}; "
+                "give the tokenizer that it was trained with"
+            )
+        self.module = module.eval().to(self.device)
+        self.tokenizer = tokenizer
+        self.backbone = module.backbone
+        self.objective = module.objective
+        self.special = module.objective.special
+        self.context = self.backbone.context
+        self.name: str = self.objective.config.name
+        table = self.backbone.embedding.learned_positions
+        self.max_length: int | None = None if table is None else table.num_embeddings
+        """Positions of a row at most, special tokens included; None where any number goes."""
+        self.ends = self.context is not Context.PAST
+        """Whether rows end with [SEP]; what sees the past alone has no use for it."""
+        room = None if self.max_length is None else self.max_length - 1 - self.ends
+        self.reader = Reader(tokenizer, self.backbone, room, vectors)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """How the tokens read."""
+        return Pieces(self.tokenizer, self.special)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """No gradients, and products in the precision asked for."""
+        enabled = self.dtype is not None
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
+            yield
+
+    def row(self, inputs: Sequence[int]) -> list[int]:
+        """A text's ids with the special tokens around them."""
+        return [self.special.cls, *inputs, *([self.special.sep] if self.ends else [])]
+
+    def mask(self) -> int:
+        """The id of [MASK].
+
+        Raises:
+            LmzooError: the vocabulary has none.
+        """
+        if self.special.mask is None:
+            raise LmzooError(
+                "this vocabulary has no mask token; take a model trained with objective=mlm on one that has"
+            )
+        return self.special.mask
+
+    def batch(
+        self,
+        rows: Sequence[Sequence[int]],
+        readings: Readings,
+        *,
+        left: bool = False,
+        starts: Sequence[int] | None = None,
+    ) -> Batch:
+        """Rows of ids, each one document, as a batch on the device.
+
+        Args:
+            rows: ids with special tokens.
+            readings: where they come from.
+            left: pad at the beginning, not at the end.
+            starts: position of each row's first id; 0 by default.
+        """
+        longest = max(len(row) for row in rows)
+        tokens = np.full((len(rows), longest), self.special.pad, dtype=np.int64)
+        documents = np.full_like(tokens, NO_DOCUMENT)
+        positions = np.zeros_like(tokens)
+        for i, row in enumerate(rows):
+            place = slice(longest - len(row), longest) if left else slice(0, len(row))
+            tokens[i, place] = row
+            documents[i, place] = 0
+            positions[i, place] = np.arange(len(row)) + (starts[i] if starts else 0)
+        made = [torch.from_numpy(part) for part in (tokens, documents, positions, np.arange(len(rows)))]
+        return Batch(*made, unseen=readings.unseen).to(self.device)
+
+    def buckets(
+        self, texts: Iterable[str], *, characters: int = BUCKET_CHARACTERS, offsets: bool, truncate: bool
+    ) -> Iterator[Readings]:
+        """Texts read a few thousand at a time, in order.
+
+        Raises:
+            LmzooError: a text is too long, or is none.
+        """
+        first = 1
+        source = iter(texts)
+        while held := list(_some(source, characters, first)):
+            yield self.reader.read(held, offsets=offsets, truncate=truncate, first=first)
+            first += len(held)
+
+
+def _some(source: Iterator[str], characters: int, first: int) -> Iterator[str]:
+    """The next texts, until there are enough of them or of their characters."""
+    seen = 0
+    for number, text in enumerate(islice(source, BUCKET_TEXTS), first):
+        if not isinstance(text, str):
+            raise LmzooError(f"text {number} is of type {type(text).__name__}; give strings")
+        yield text
+        seen += len(text)
+        if seen >= characters:
+            return
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Groups of rows of like length, the longest first: rows times longest within ``batch_tokens``.
+
+    A row that is longer than that makes a group of its own.
+
+    Raises:
+        LmzooError: ``batch_tokens`` is not positive.
+    """
+    if batch_tokens < 1:
+        raise LmzooError(f"batch_tokens={batch_tokens} is not positive")
+    group: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and (len(group) + 1) * lengths[group[0]] > batch_tokens:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise LmzooError(f"device={name} cannot be used here ({reason}); take device=cpu") from error
+    return device
