@@ -80,7 +80,7 @@ def test_the_folder_is_named_by_date_and_time():
     [
         (["objective=mlm_nsp", "data.view=stream"], "choose data.view=pairs"),
         (["modl=gpt"], "did you mean model?"),
-        (["model=gtp"], "choose one of: bert, elmo, gpt"),
+        (["model=gtp"], "choose one of: bert, bert_2018, elmo, elmo_2018, gpt, gpt2, gpt_2018"),
         (["seed=x"], "give a whole number"),
         (["seed=1,2"], "add -m"),
         (["budget.steps=1", "budget.epochs=1"], "one budget at a time"),
@@ -367,7 +367,7 @@ def test_help_names_every_group_choice_and_key(capsys):
         for model in ("elmo", "gpt", "bert"):
             for section, values in to_dict(compose([f"model={model}"])).items():
                 keys = (
-                    [f"{section}.{key}" for key in values if key != "name"]
+                    [f"{section}.{key}" for key in values if key != ("source" if section == "data" else "name")]
                     if isinstance(values, dict)
                     else [section]
                 )
