@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from lmzoo.text.sentences import WIDE_STOP
 from lmzoo.text.unknown import CAPITAL, NUMBER
@@ -31,9 +31,11 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    # a word brings the blank before it along: a gap that left it outside would ask for words without one
+    gap = AddedToken(SPECIAL[-1], lstrip=True, special=True, normalized=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL),
+        special_tokens=[*SPECIAL[:-1], gap],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
