@@ -249,3 +249,15 @@ def test_weights_of_another_architecture_are_refused(tmp_path, tokenizer):
         initialize_from(BertModule(model=SMALL["bert"], special=tokenizer.special), tmp_path, tokenizer)
     with pytest.raises(LmzooError, match="damaged"):
         load_exported(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "objective"), PAIRS)
+def test_a_model_cast_whole_to_bf16_is_nearly_the_same(family, objective):
+    """As `from_pretrained(…, dtype=torch.bfloat16)` casts it, without autocast."""
+    module, batch = small_module(family, objective).eval(), random_batch(objective)
+    with torch.no_grad():
+        want = module.backbone(batch).streams
+        got = module.to(torch.bfloat16).backbone(batch).streams
+    for one, other in zip(want, got, strict=True):
+        assert other.dtype == torch.bfloat16
+        torch.testing.assert_close(other.float(), one, atol=0.15, rtol=0.1)

@@ -210,11 +210,11 @@ def test_the_gpts_weights_are_normal_and_gpt2s_residual_ones_smaller(model, shar
 def test_elmos_kernels_are_drawn_as_tensorflow_draws_them():
     module = on_cpu_elmo()
     layer = module.backbone.encoder.past[0]
-    limit = (6 / (128 + 128 + 4 * 512)) ** 0.5
+    limit = (6 / (128 + 128 + 4 * 256)) ** 0.5
     for weight in (layer.input_weight, layer.hidden_weight):
         assert 0.98 * limit < float(weight.detach().abs().max()) <= limit
-    assert (layer.bias[512:1024] == 1).all()
-    assert not layer.bias[:512].any()
+    assert (layer.bias[256:512] == 1).all()
+    assert not layer.bias[:256].any()
     cnn = module.backbone.embedding.tokens
     assert 0.99 < float(cnn.characters.weight.detach().abs().max()) <= 1.0
     assert all(float(c.weight.detach().abs().max()) <= 0.05 for c in cnn.convolutions)

@@ -259,7 +259,7 @@ class BiLstm(nn.Module):
             states = self._layer(side_by_side, starts, layers)
             if trace is not None and trace.want_gates:
                 trace.gates.append(_streams(_gate_activity(side_by_side, states, starts, layers)))
-            out = self.dropout(states)
+            out = self.dropout(states.to(layers[0].bias.dtype))  # another than 32 bits in a model cast whole
             side_by_side = out + side_by_side if depth else out
             if trace is not None:
                 trace.layers.append(_streams(side_by_side))
@@ -327,7 +327,7 @@ class BiLstm(nn.Module):
             )
             # copies, so that a long prompt's steps are not kept alive
             cache.states[depth] = states[-1].clone(), cell_states[-1].clone()
-            out = self.dropout(states)
+            out = self.dropout(states.to(layer.bias.dtype))
             side_by_side = out + side_by_side if depth else out
         return side_by_side[:, 0].transpose(0, 1)
 
@@ -339,7 +339,11 @@ class BiLstm(nn.Module):
 def _input_shares(x: Tensor, layers: tuple[LstmLayer, ...]) -> Tensor:
     """What the input adds to the gates of all stacks: (T, S, B, D) to (T, S, B, 4C)."""
     return torch.stack(
-        [F.linear(x[:, s], layer.input_weight, layer.bias) for s, layer in enumerate(layers)], dim=1
+        [
+            F.linear(x[:, s].to(layer.bias.dtype), layer.input_weight, layer.bias)
+            for s, layer in enumerate(layers)
+        ],
+        dim=1,
     )
 
 

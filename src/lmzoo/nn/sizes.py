@@ -71,7 +71,7 @@ PUBLISHED_SIZES: dict[str, dict[str, Size]] = {
 }
 """The published line: the shapes that were published, and no others."""
 
-TOY = Size(2, 128, 2, 512, 2, 512, _filters(128), 1)
+TOY = Size(2, 128, 2, 512, 2, 256, _filters(128), 1)
 """What the published line takes where no size is said, for a laptop: nobody published it."""
 NAMES = tuple(dict.fromkeys([*SIZES, *(name for sizes in PUBLISHED_SIZES.values() for name in sizes)]))
 """Every size of any model."""
