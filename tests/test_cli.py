@@ -367,7 +367,11 @@ def test_help_names_every_group_choice_and_key(capsys):
         for model in ("elmo", "gpt", "bert"):
             for section, values in to_dict(compose([f"model={model}"])).items():
                 keys = (
-                    [f"{section}.{key}" for key in values if key != ("source" if section == "data" else "name")]
+                    [
+                        f"{section}.{key}"
+                        for key in values
+                        if key != ("source" if section == "data" else "name")
+                    ]
                     if isinstance(values, dict)
                     else [section]
                 )

@@ -12,9 +12,9 @@ from builders import SMALL, VOCAB_SIZE
 from lmzoo.backbone import build_backbone
 from lmzoo.nn import losses
 from lmzoo.nn.config import LstmConfig, TransformerConfig
-from lmzoo.nn.sizes import SIZES, complete
 from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
 from lmzoo.nn.lstm import BiLstm, Recurrence
+from lmzoo.nn.sizes import SIZES, complete
 from lmzoo.nn.transformer import Transformer, rotary_tables, rotate
 from lmzoo.types import Context
 
