@@ -5,19 +5,15 @@ Read from the YAML files and from the dataclasses and their docstrings, so that 
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from lmzoo.arguments import field_docs, help_entry
 from lmzoo.config import config_folder
 from lmzoo.nn.config import MODELS
 from lmzoo.objectives.config import OBJECTIVES
 from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
-
-WIDTH = 100
 
 EXAMPLES = {
     "train": """\
@@ -73,7 +69,7 @@ def _groups(only: tuple[str, ...] | None) -> str:
         title = f"{group}="
         lines.append(f"  {title:<13}{f'default {default}' if default else _NO_DEFAULT.get(group, '')}")
         for file in sorted((config_folder() / group).glob("*.yaml")):
-            lines.append(_entry(f"    {file.stem}", _first_comment(file), indent=20))
+            lines.append(help_entry(f"    {file.stem}", _first_comment(file), indent=20))
     return "\n".join(lines)
 
 
@@ -102,7 +98,7 @@ def _keys(only: tuple[str, ...] | None) -> str:
         if is_dataclass(default):
             sections.append((entry.name, _variants(entry.name, type(default))))
         else:
-            lines.append(_key(entry.name, entry, _docs(TrainConfig).get(entry.name, "")))
+            lines.append(_key(entry.name, entry, field_docs(TrainConfig).get(entry.name, "")))
     for name, variants in sections:
         lines += ["", *_section(name, variants)]
     return "\n".join(lines)
@@ -123,10 +119,10 @@ def _section(section: str, variants: dict[str, type]) -> list[str]:
     having.pop("source" if section == "data" else "name", None)  # said by GROUP=CHOICE
     lines = []
     if section == "budget":
-        lines.append(_entry("  budget", f"exactly one; without one, tokens={DEFAULT_TOKENS}", indent=32))
+        lines.append(help_entry("  budget", f"exactly one; without one, tokens={DEFAULT_TOKENS}", indent=32))
     for key, entries in having.items():
         choice, entry = next(iter(entries.items()))
-        text = _docs(variants[choice]).get(key, "")
+        text = field_docs(variants[choice]).get(key, "")
         if len(entries) < len(variants):
             text = f"({', '.join(entries)}) {text}"
         defaults = sorted({_default(entry) for entry in entries.values()})
@@ -141,24 +137,4 @@ def _default(entry: Field[Any]) -> str:
 
 def _key(key: str, entry: Field[Any], text: str, default: str | None = None) -> str:
     kind = str(entry.type).removesuffix(" | None").replace("Any", "str or list")
-    return _entry(f"  {key}", f"{kind} = {default or _default(entry)}. {text}".strip(), indent=32)
-
-
-def _entry(left: str, right: str, indent: int) -> str:
-    wrapped = textwrap.wrap(right, WIDTH - indent) or [""]
-    first = f"{left:<{indent - 1}} {wrapped[0]}".rstrip()
-    return "\n".join([first, *(" " * indent + line for line in wrapped[1:])])
-
-
-def _docs(cls: type) -> dict[str, str]:
-    """The docstring below each key, of the class and of those it is made from; backticks left out."""
-    found: dict[str, str] = {}
-    for base in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for statement, below in zip(body.body, body.body[1:], strict=False):
-            if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-                continue
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[statement.target.id] = " ".join(str(below.value.value).split()).replace("`", "")
-    return found
+    return help_entry(f"  {key}", f"{kind} = {default or _default(entry)}. {text}".strip(), indent=32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import warnings
 import zipfile
@@ -129,9 +130,12 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     finally:
         close_loggers(loggers, exit_code)
     if trainer.is_global_zero:
-        print(
-            summary_table(metrics, folder, next_commands=_next(config), link=wandb_link(loggers)), flush=True
-        )
+        # as it would be typed here
+        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        link = wandb_link(loggers)
+        if link is not None:
+            link = link.replace(str(folder), str(shown))
+        print(summary_table(metrics, shown, next_commands=_next(config, shown), link=link), flush=True)
     return metrics
 
 
@@ -368,10 +372,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(beside, path)
 
 
-def _next(config: TrainConfig) -> list[str]:
+def _next(config: TrainConfig, folder: Path) -> list[str]:
     """Commands to type next."""
     other = "gpt" if config.model.name != "gpt" else "bert"
+    uses = {"clm": "generate {} text='The list'", "bilm": "score {} text='The list is empty.'"}
+    use = uses.get(config.objective.name, "fill-mask {} text='The [MASK] is empty.'")
     return [
+        "lmzoo " + use.format(shlex.quote(f"run={folder}")),
         f"python -m lmzoo.train model={other}",
         "python -m lmzoo.train -m model=elmo,gpt,bert seed=1,2,3",
         "python -m lmzoo.train data=text data.train=my.txt",
