@@ -22,8 +22,19 @@ FLOORS: list[list[str]] = [
         *("artifacts", "vectors", "inference", "analysis"),
     ],
     [
-        *("checks", "config", "adoption", "refusals", "folders", "help", "cli", "arguments", "training"),
-        *("train", "prepare", "export", "embed", "score", "fill_mask", "generate", "attention", "main"),
+        *("checks", "config", "adoption", "refusals", "folders", "help", "cli", "arguments", "checkpoints"),
+        *(
+            "training",
+            "train",
+            "prepare",
+            "export",
+            "embed",
+            "score",
+            "fill_mask",
+            "generate",
+            "attention",
+            "main",
+        ),
     ],
 ]
 """Top-level names by floor, the lowest first; every file of lmzoo has its place here."""

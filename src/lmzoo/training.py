@@ -8,18 +8,18 @@ import os
 import shlex
 import subprocess
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmzoo import __version__
 from lmzoo import config as configs
 from lmzoo.artifacts import log_models
 from lmzoo.callbacks import BudgetBar
+from lmzoo.checkpoints import LAST, RunRecord, read_checkpoint, refuse_another_run
 from lmzoo.data.datamodule import TextDataModule
 from lmzoo.data.nsp_baseline import overlap_baseline
 from lmzoo.data.prepare import default_cache_dir, prepare
@@ -35,26 +35,7 @@ from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.summary import summary_table
 from lmzoo.vectors import fill_from_file
 
-LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-class RunRecord(Callback):
-    """Keeps in every checkpoint what a resumed run must know: its config, its text, its W&B run's id."""
-
-    def __init__(
-        self, config: dict[str, Any], wandb_id: str | None, content: str, vectors_found: float | None
-    ) -> None:
-        self._record = {
-            "config": config,
-            "wandb_id": wandb_id,
-            "content": content,
-            "vectors_found": vectors_found,
-            "lmzoo_version": __version__,
-        }
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
-        checkpoint["lmzoo"] = self._record
 
 
 def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str, Any]:
@@ -73,7 +54,7 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     """
     _quieten()
     precision = precision_of(config.hardware)
-    saved = _read_checkpoint(folder / LAST) if resuming else None
+    saved = read_checkpoint(folder / LAST) if resuming else None
     cache = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
     store = prepare(config.data, config.tokenizer, cache)
     datamodule = build_datamodule(config, store)
@@ -84,7 +65,7 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     if saved is None and config.init_from:
         initialize_from(module, config.init_from, store.tokenizer)
     if saved is not None:
-        _same_run(saved, config, module, store, folder)
+        refuse_another_run(saved, config, module, store, folder)
     described = configs.to_dict(config)
     loggers, wandb_id = build_loggers(
         config.logger,
@@ -304,47 +285,6 @@ def _final_figures(metrics: dict[str, Any]) -> dict[str, float]:
         for name, value in (metrics[stage] or {}).items()
     }
     return {name: value for name, value in (ledger | parts).items() if value is not None}
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    advice = "start the run again, or from a copy of the file"
-    try:
-        with zipfile.ZipFile(path) as packed:  # torch itself does not look at the checksums
-            damaged = packed.testzip()
-        if damaged:
-            raise ValueError(f"{damaged} has changed since it was written")
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its readers happen to raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LmzooError(f"{path} is damaged ({reason}); {advice}") from error
-    if not {"state_dict", "ledger", "lmzoo"} <= set(saved):
-        raise LmzooError(f"{path} is no checkpoint of this version of lmzoo; {advice}")
-    return saved
-
-
-def _same_run(
-    saved: dict[str, Any], config: TrainConfig, module: LanguageModelModule, store: Store, folder: Path
-) -> None:
-    """Refuse to go on with another model, another vocabulary or another text than the checkpoint's."""
-    table = "spelling" if config.model.embedding == "characters" else "weight"
-    name = f"backbone.embedding.tokens.{table}"
-    rows, own = saved["state_dict"][name].shape[0], module.state_dict()[name].shape[0]
-    if rows != own:
-        raise LmzooError(
-            f"{folder / LAST} was trained with {rows} pieces and the tokenizer has {own}; "
-            "the corpus or the tokenizer file has changed since: put back the ones of the run"
-        )
-    before, now = saved["lmzoo"]["config"], configs.to_dict(config)
-    for section in ("model", "objective", "seed", "seq_len", "batch_size", "context"):
-        if before[section] != now[section]:
-            raise LmzooError(
-                f"{folder / 'config.yaml'} does not fit its checkpoint: {section} has been changed"
-            )
-    if saved["lmzoo"]["content"] != store.content:
-        raise LmzooError(
-            f"{folder / LAST} was trained on another text or another tokenizer than is there now; "
-            "put back the files of the run (for data=stdlib, the same Python), or start a new one"
-        )
 
 
 def _git_commit() -> str | None:
