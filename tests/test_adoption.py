@@ -75,6 +75,42 @@ def test_the_command_line_wins_and_a_misfit_is_named(tmp_path, cache):
         run(tmp_path / "elmo", cache, f"init_from={first}", "model=elmo", *SHAPES["elmo"])
 
 
+@pytest.mark.parametrize(
+    ("trained", "context"),
+    [
+        (["model=bert_2018", "objective=mlm"], "full"),
+        (["model=bert", "objective=mlm_nsp"], "full"),
+        (["model=gpt", "objective=bilm"], "apart"),
+        (["model=elmo", "objective=clm"], "past"),
+    ],
+    ids=" ".join,
+)
+def test_the_objective_comes_along(trained, context, tmp_path, cache):
+    shape = SHAPES[trained[0].removeprefix("model=")]
+    first = run(tmp_path / "first", cache, *trained, *shape, "tokenizer.vocab_size=700")
+    config = compose([*SMALL_RUN, f"init_from={first}"])
+    assert config.objective.name == trained[1].removeprefix("objective=")
+    assert config.context == context
+    run(tmp_path / "second", cache, f"init_from={first}")
+
+
+def test_heads_of_another_objective_are_named_and_those_of_the_same_are_strict(tmp_path, cache, capfd):
+    first = run(
+        tmp_path / "first", cache, "model=bert_2018", *SHAPES["bert_2018"], "tokenizer.vocab_size=700"
+    )
+    capfd.readouterr()
+    run(tmp_path / "less", cache, f"init_from={first}", "objective=mlm")
+    told = capfd.readouterr().err.replace("\n", "")
+    assert "left out: objective.pair_head.classifier.bias" in told
+    assert "drawn anew" not in told
+    run(tmp_path / "more", cache, f"init_from={tmp_path / 'less'}", "objective=mlm_nsp")
+    assert "drawn anew: objective.pair_head.classifier.bias" in capfd.readouterr().err.replace("\n", "")
+    run(tmp_path / "same", cache, f"init_from={first}")
+    assert "init_from" not in capfd.readouterr().err
+    with pytest.raises(LmzooError, match=r"unexpected: objective\.head\.dense\.bias"):
+        run(tmp_path / "plain", cache, f"init_from={first}", "model.head=plain")
+
+
 def test_several_models_to_start_from_are_refused():
     with pytest.raises(LmzooError, match="init_from=a,b gives several models"):
         compose(["init_from=a,b"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,9 +60,19 @@ def test_vectors_are_named_without_the_folder_and_found_again_in_a_run(tmp_path,
     config = replace(config, vectors="/home/somebody/glove.txt")
     export_model(tmp_path / "model", module, config, 24, tokenizer)
     assert "somebody" not in "".join(p.read_text() for p in (tmp_path / "model").glob("*.[jm]*[nd]"))
-    assert describe(tmp_path).model.vectors == "glove.txt"
+    assert describe(tmp_path).model.vectors == str(tmp_path / "model" / "glove.txt")
     (tmp_path / "config.yaml").write_text("model: {vectors: /home/somebody/glove.txt}\n")
     assert describe(tmp_path).model.vectors == "/home/somebody/glove.txt"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../glove.txt", "a/b.txt", ".."])
+def test_vectors_outside_of_the_folder_are_refused(name, tmp_path, tokenizer):
+    module, config = module_of("bert", tokenizer)
+    export_model(tmp_path / "model", module, replace(config, vectors="glove.txt"), 24, tokenizer)
+    path = tmp_path / "model" / "config.json"
+    path.write_text(path.read_text().replace('"glove.txt"', json.dumps(name)))
+    with pytest.raises(LmzooError, match="is no plain name of a file beside it"):
+        describe(tmp_path)
 
 
 @pytest.mark.parametrize(

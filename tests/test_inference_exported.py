@@ -80,6 +80,40 @@ def test_generate_is_transformers_pipeline(family, how, tokenizer, tmp_path):
         assert said["generated_text"] == found.text
 
 
+@pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
+def test_a_gpt_from_elsewhere_reads_the_bare_text_as_there(form, tmp_path):
+    """Rows, states, attention and continuations; to score it, a token is put before the first."""
+
+    transformers = pytest.importorskip("transformers")
+    from test_tokenizer_folders import gpt2_folder, gpt_folder
+
+    folder = {"gpt2": gpt2_folder, "openai-gpt": gpt_folder}[form](tmp_path / form)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    kind = {"gpt2": transformers.GPT2LMHeadModel, "openai-gpt": transformers.OpenAIGPTLMHeadModel}[form]
+    torch.manual_seed(0)
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.5}
+    model = kind(kind.config_class(vocab_size=len(tokenizer), **shape)).eval()
+    model.save_pretrained(folder)
+    ours = lmzoo.load(folder)
+    text = "the cat"
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        hidden = model(ids, output_hidden_states=True)
+    (found,) = ours.embed([text])
+    np.testing.assert_allclose(found.vectors, hidden.hidden_states[-1][0].numpy(), atol=1e-5)
+    assert len(ours.attention(text).tokens) == ids.shape[1]
+    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    theirs = model.generate(ids, **settings)[0, ids.shape[1] :].tolist()
+    made = ours.generate(text, max_new_tokens=5)
+    assert made.ids == theirs[: len(made.ids)]
+    assert made.ids
+    opened = torch.cat([torch.tensor([[ours.engine.special.cls]]), ids], dim=1)
+    with torch.no_grad():
+        logits = model(opened).logits.log_softmax(-1)
+    expected = logits[0, :-1].gather(1, ids[0][:, None]).sum()
+    assert ours.score([text])[0] == pytest.approx(float(expected), abs=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_beams_that_end_at_different_lengths_have_transformers_scores(seed, tokenizer, tmp_path):
     """The end is made likely, so that searches have finished beams to weigh against growing ones."""

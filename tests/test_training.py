@@ -294,9 +294,19 @@ def test_another_text_a_damaged_checkpoint_and_another_model_are_refused_on_resu
     checkpoint.write_bytes(content)
     with pytest.raises(LmzooError, match=r"last\.ckpt is damaged"):
         run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
+    torch.save({"a": Carrier()}, checkpoint)
+    with pytest.raises(LmzooError, match=r"last\.ckpt carries code .* which was not run"):
+        run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
     torch.save({"a": 1}, checkpoint)
     with pytest.raises(LmzooError, match="no checkpoint of this version"):
         run(tmp_path / "run", cache, "bert", "mlm", *own, resuming=True)
+
+
+class Carrier:
+    """What runs something when it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the checkpoint's code was run",)
 
 
 @pytest.mark.parametrize(("family", "objective"), [("elmo", "bilm"), ("bert", "mlm_nsp")])

@@ -1,4 +1,4 @@
-"""`init_from=`: a model that is given to start from brings its shape and its tokenizer along.
+"""`init_from=`: a model that is given to start from brings its shape, objective and tokenizer along.
 
 What it brings is put in front of the command line as ordinary overrides, so that the command line still
 wins, the run's config.yaml shows all of it, and a wish that does not fit the weights is refused by the
@@ -43,7 +43,9 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     described = describe(source)
     brought = {}
     if "model" not in given and "experiment" not in given:
-        brought["model"] = described.model.name
+        brought |= {"model": described.model.name, "objective": described.objective}
+    if given.get("objective", brought.get("objective")) == described.objective:
+        brought["context"] = described.context
     if _model_type(overrides, brought, composed) is type(described.model):
         shape = {entry.name: getattr(described.model, entry.name) for entry in fields(described.model)}
         brought |= {

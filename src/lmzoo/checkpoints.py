@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from lmzoo import __version__
 from lmzoo import config as configs
 from lmzoo.data.store import Store
 from lmzoo.errors import LmzooError
+from lmzoo.hub.files import unpickle
 from lmzoo.modules import LanguageModelModule
 from lmzoo.settings import TrainConfig
 
@@ -42,20 +41,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint holds, in the memory of the CPU.
 
     Raises:
-        LmzooError: the file is damaged, or of another version; it is never half loaded.
+        LmzooError: the file is damaged, carries code or is of another version.
     """
-    advice = "start the run again, or from a copy of the file"
-    try:
-        with zipfile.ZipFile(path) as packed:  # torch itself does not look at the checksums
-            damaged = packed.testzip()
-        if damaged:
-            raise ValueError(f"{damaged} has changed since it was written")
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its readers happen to raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LmzooError(f"{path} is damaged ({reason}); {advice}") from error
-    if not {"state_dict", "ledger", "lmzoo"} <= set(saved):
-        raise LmzooError(f"{path} is no checkpoint of this version of lmzoo; {advice}")
+    saved = unpickle(path)
+    if not isinstance(saved, dict) or not {"state_dict", "ledger", "lmzoo"} <= set(saved):
+        raise LmzooError(
+            f"{path} is no checkpoint of this version of lmzoo; start the run again, or from a copy"
+        )
     return saved
 
 

@@ -62,7 +62,11 @@ def exported(arguments: Export) -> str:
     if arguments.checkpoint == "best":
         record = _take_best(loaded.module, run, record)
     described = loaded.description
-    assert described.seq_len is not None
+    if described.seq_len is None:
+        raise LmzooError(
+            f"run={run} is the published ELMo, which has no softmax and no vocabulary to export: "
+            "lmzoo.load and embed take it as it is, and init_from= trains from it"
+        )
     written = export_model(
         to,
         loaded.module,

@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from lmzoo import __version__
 from lmzoo import config as configs
@@ -31,6 +32,7 @@ from lmzoo.ledger import peak_memory_bytes
 from lmzoo.logs import build_loggers, close_loggers, wandb_link
 from lmzoo.modules import MODULES, LanguageModelModule
 from lmzoo.nn.char_cnn import characters_of
+from lmzoo.progress import console
 from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.summary import summary_table
 from lmzoo.vectors import fill_from_file
@@ -63,7 +65,11 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     if saved is None and config.model.vectors is not None:
         vectors_found = fill_from_file(module.backbone, store.tokenizer, config.model.vectors)
     if saved is None and config.init_from:
-        initialize_from(module, config.init_from, store.tokenizer)
+        told = initialize_from(module, config.init_from, store.tokenizer)
+        if told and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            console.print(
+                f"init_from={config.init_from}: {told}", soft_wrap=True, markup=False, highlight=False
+            )
     if saved is not None:
         refuse_another_run(saved, config, module, store, folder)
     described = configs.to_dict(config)

@@ -50,8 +50,14 @@ class Description:
     """Rows of the table of tokens, which may be more than the tokenizer has; None if not known."""
     special: SpecialTokens | None = None
     """None where the tokenizer says it."""
+    opening: bool = True
+    """Whether a row begins with `[CLS]`, or with what stands for it, as rows of lmzoo do."""
     notes: tuple[str, ...] = ()
     """What the folder says that a model of ours cannot do alike."""
+
+
+_BARE_ROWS = ("gpt2", "openai-gpt")
+"""Models whose own tokenizers put nothing around a text."""
 
 
 def describe(path: str | Path) -> Description:
@@ -81,6 +87,7 @@ def describe(path: str | Path) -> Description:
         folder,
         objective,
         foreign.vocab_size,
+        opening=given["model_type"] not in _BARE_ROWS,
         notes=tuple(foreign.notes),
     )
 
@@ -111,6 +118,8 @@ def _own(folder: Path, given: Mapping[str, Any]) -> Description:
             raise ValueError(f"lmzoo.model.positions={model.positions}")
         if kind != OWN and (form is None or form.model_type != kind):
             raise ValueError(f"model_type={kind}: {reason or 'the key lmzoo tells of another model'}")
+        if model.vectors is not None and (Path(model.vectors).name != model.vectors or model.vectors == ".."):
+            raise ValueError(f"lmzoo.model.vectors={model.vectors} is no plain name of a file beside it")
         if max(special.ids) >= special.vocab_size:
             raise ValueError(f"lmzoo.special_tokens: {max(special.ids)} is no id")
     except (KeyError, TypeError, ValueError) as error:
@@ -153,9 +162,12 @@ def _refuse_contradiction(where: Path, given: Mapping[str, Any], form: Form, mod
 
 
 def _with_vectors_of_run(folder: Path, model: ModelConfig) -> ModelConfig:
-    """An export names its vectors' file alone; in a run folder the run's config knows where it lies."""
+    """An export names its vectors' file, which may be put beside it; a run's config knows where it lies."""
+    if model.vectors is None:
+        return model
+    model = replace(model, vectors=str(folder / model.vectors))
     run = folder.parent / "config.yaml"
-    if model.vectors is None or folder.name != "model" or not run.is_file():
+    if folder.name != "model" or not run.is_file():
         return model
     import yaml
 

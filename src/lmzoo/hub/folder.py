@@ -24,7 +24,7 @@ from lmzoo.hub.elmo import load_published
 from lmzoo.hub.files import write_weights
 from lmzoo.hub.forms import Form, described, native_form, write_config
 from lmzoo.hub.headers import CONFIG, WEIGHTS
-from lmzoo.hub.native import BACKBONE, refuse_misfits, to_native
+from lmzoo.hub.native import BACKBONE, HEAD, refuse_misfits, to_native
 from lmzoo.hub.reading import SPELLING, AbsentHead, Loaded, build_empty, fill, module_state, read_folder
 from lmzoo.modules import LanguageModelModule
 from lmzoo.nn.config import ModelConfig, TransformerConfig
@@ -241,20 +241,24 @@ def load_exported(path: str | Path) -> Loaded:
     return Loaded(module.eval(), tokenizer, description, "; ".join(notes))
 
 
-def initialize_from(module: LanguageModelModule, path: str | Path, tokenizer: TextTokenizer) -> None:
-    """Start from the weights of another model: its backbone whole, and of the heads what fits.
+def initialize_from(module: LanguageModelModule, path: str | Path, tokenizer: TextTokenizer) -> str:
+    """Start from the weights of another model: whole where the objective is the same, else its backbone.
 
     Args:
         module: what is to be trained.
         path: a run folder, a model folder or a hub name.
         tokenizer: this run's.
 
+    Returns:
+        what of the heads is drawn anew or not taken over, tensor by tensor; empty where nothing is.
+
     Raises:
-        LmzooError: another vocabulary, or a backbone of another shape.
+        LmzooError: another vocabulary, or tensors of the backbone, or of the same objective's heads, that
+            are missing, unexpected or of another shape.
     """
     description = describe(path)
     if description.form == ALLENNLP:  # it has no vocabulary, and spells this run's words
-        state = own_weights(load_published(description).module)
+        state, absent = own_weights(load_published(description).module), {HEAD}
     else:
         description, theirs, tensors = read_folder(description)
         if theirs.fingerprint() != tokenizer.fingerprint():
@@ -262,10 +266,13 @@ def initialize_from(module: LanguageModelModule, path: str | Path, tokenizer: Te
                 f"init_from={path} has another vocabulary than this run; "
                 f"take its own with tokenizer.file={description.tokenizer_path}"
             )
-        state, _, _ = module_state(description, build_empty(description, tensors), tensors)
-    own = module.state_dict()
-    here = {name for name in own if name.startswith(f"{BACKBONE}.") and name != SPELLING}
-    there = {name for name in state if name.startswith(f"{BACKBONE}.") and name != SPELLING}
+        state, absent, _ = module_state(description, build_empty(description, tensors), tensors)
+    own = own_weights(module)
+    # a folder without heads, and another objective, leave the heads to be drawn
+    same = description.objective == module.objective.config.name and not absent
+    strict = "" if same else f"{BACKBONE}."
+    here = {name for name in own if name.startswith(strict) and name != SPELLING}
+    there = {name for name in state if name.startswith(strict) and name != SPELLING}
     refuse_misfits(
         f"init_from={path} has another architecture than this run: "
         f"give the model the shape that {description.folder} has",
@@ -283,3 +290,8 @@ def initialize_from(module: LanguageModelModule, path: str | Path, tokenizer: Te
     fitting.pop(SPELLING, None)
     with torch.no_grad():
         module.load_state_dict(fitting, strict=False)
+    drawn, left = sorted(set(own) - set(fitting) - {SPELLING}), sorted(set(state) - set(fitting) - {SPELLING})
+    told = [
+        f"{what}: {', '.join(names)}" for what, names in (("drawn anew", drawn), ("left out", left)) if names
+    ]
+    return "; ".join(told)

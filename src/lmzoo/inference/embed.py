@@ -98,7 +98,7 @@ def _embed(engine: Engine, readings: Readings, wanted: Wanted) -> list:
         for i, vectors in zip(group, found_here, strict=True):
             if not wanted.pooling:
                 ids, offsets = readings.ids[i], readings.offsets[i]
-                inner = vectors[..., 1 : 1 + len(ids), :].copy()
+                inner = vectors[..., engine.opening : engine.opening + len(ids), :].copy()
                 vectors = TokenVectors(inner, offsets, engine.pieces.of(readings.texts[i], ids, offsets))
             found[i] = vectors
     return found

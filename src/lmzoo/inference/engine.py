@@ -36,6 +36,7 @@ class Engine:
         tokenizer: TextTokenizer,
         *,
         vectors: str | None = None,
+        opening: bool = True,
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
@@ -44,6 +45,7 @@ class Engine:
             module: put on the device and into evaluation mode.
             tokenizer: of its ids.
             vectors: the file that the token table was filled from, for words outside the vocabulary.
+            opening: whether rows begin with [CLS].
             device: as PyTorch names it: ``cpu``, ``cuda``, ``cuda:1``.
             precision: of the products: ``fp32``, ``bf16`` or ``fp16``.
 
@@ -73,6 +75,8 @@ class Engine:
         """Positions of a row at most, special tokens included; None where any number goes."""
         self.ends = self.context is not Context.PAST
         """Whether rows end with [SEP]; what sees the past alone has no use for it."""
+        self.opening = int(opening)
+        """Special tokens before a text."""
         room = None if self.max_length is None else self.max_length - 1 - self.ends
         self.reader = Reader(tokenizer, self.backbone, room, vectors)
 
@@ -88,9 +92,10 @@ class Engine:
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
             yield
 
-    def row(self, inputs: Sequence[int]) -> list[int]:
-        """A text's ids with the special tokens around them."""
-        return [self.special.cls, *inputs, *([self.special.sep] if self.ends else [])]
+    def row(self, inputs: Sequence[int], *, opened: bool = False) -> list[int]:
+        """A text's ids with the special tokens around them; [CLS] in any case if ``opened``, or no text."""
+        before = [self.special.cls] if self.opening or opened or not inputs else []
+        return [*before, *inputs, *([self.special.sep] if self.ends else [])]
 
     def mask(self) -> int:
         """The id of [MASK].

@@ -67,8 +67,9 @@ def look(engine: Engine, text: str, *, truncate: bool = False) -> Look:
         engine.backbone(engine.batch([row], readings), trace)
     inner = engine.pieces.of(text, readings.ids[0], readings.offsets[0])
     around = [engine.pieces.name(token) for token in (engine.special.cls, engine.special.sep)]
-    tokens = [around[0], *inner, *(around[1:] if engine.ends else [])]
-    special = [True, *[False] * len(inner), *([True] if engine.ends else [])]
+    opened = len(row) > len(inner) + engine.ends
+    tokens = [*(around[:1] if opened else []), *inner, *(around[1:] if engine.ends else [])]
+    special = [*[True] * opened, *[False] * len(inner), *[True] * engine.ends]
     if trace.attentions:
         return Look(text, tokens, special, attention=_by_stream(trace.attentions))
     layers = [torch.cat(streams, dim=-1)[0].float() for streams in trace.layers]

@@ -42,6 +42,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "fp32") -> L
         loaded.tokenizer,
         name=loaded.description.model.name,
         vectors=loaded.description.model.vectors,
+        opening=loaded.description.opening,
         device=device,
         precision=precision,
     )
@@ -50,9 +51,11 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "fp32") -> L
 class LanguageModel:
     """A model and its tokenizer. What its objective cannot do is refused, naming one that can.
 
-    Rows are read as ``[CLS] text [SEP]``, or as ``[CLS] text`` where a position sees the past alone. A
-    special token spelt out in a text is text. Words outside the vocabulary are read through their
-    characters or their vectors where the model can; else as the unknown token.
+    Rows are read as ``[CLS] text [SEP]``, or as ``[CLS] text`` where a position sees the past alone; a GPT
+    or GPT-2 from elsewhere reads the bare text, as its own tokenizer would, except to score it, for which
+    the first token needs one before it. A special token spelt out in a text is text. Words outside the
+    vocabulary are read through their characters or their vectors where the model can; else as the
+    unknown token.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class LanguageModel:
         *,
         name: str = "",
         vectors: str | None = None,
+        opening: bool = True,
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
@@ -72,6 +76,7 @@ class LanguageModel:
             tokenizer: of its ids.
             name: of the model, for people.
             vectors: the file that its token table was filled from, for words outside the vocabulary.
+            opening: whether rows begin with [CLS], as in lmzoo's training.
             device: as PyTorch names it.
             precision: of the products: ``fp32``, ``bf16`` or ``fp16`` (GPU only).
 
@@ -79,7 +84,9 @@ class LanguageModel:
             LmzooError: no such device or precision, or a tokenizer of another vocabulary.
         """
         self.name = name
-        self.engine = Engine(module, tokenizer, vectors=vectors, device=device, precision=precision)
+        self.engine = Engine(
+            module, tokenizer, vectors=vectors, opening=opening, device=device, precision=precision
+        )
 
     @property
     def objective(self) -> str:

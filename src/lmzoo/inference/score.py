@@ -84,7 +84,7 @@ def _neighbour_scores(
     engine: Engine, readings: Readings, batch_tokens: int, ending: bool
 ) -> Iterator[TextScore]:
     """Each token from those before it, or from those after it as well."""
-    rows = [engine.row(inputs) for inputs in readings.inputs]
+    rows = [engine.row(inputs, opened=True) for inputs in readings.inputs]
     parts = DIRECTIONS[engine.name]
     found: list[dict[str, list[float]]] = [{} for _ in rows]
     for group in by_length([len(row) for row in rows], batch_tokens):
