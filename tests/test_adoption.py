@@ -111,6 +111,21 @@ def test_heads_of_another_objective_are_named_and_those_of_the_same_are_strict(t
         run(tmp_path / "plain", cache, f"init_from={first}", "model.head=plain")
 
 
+@pytest.mark.parametrize(
+    ("trained", "asked", "differs"),
+    [
+        ("gpt2", "gpt_2018", "model.norm_placement=post for pre"),
+        ("bert_2018", "gpt2", "model.embedding_norm=False for True"),
+        ("elmo", "elmo_2018", "model.embedding=characters for table"),
+    ],
+)
+def test_a_model_of_another_architecture_is_refused_by_what_differs(trained, asked, differs, tmp_path, cache):
+    first = run(tmp_path / "first", cache, f"model={trained}", *SHAPES[trained], "tokenizer.vocab_size=700")
+    with pytest.raises(LmzooError, match=f"is a {trained}, and model={asked} differs from it") as refused:
+        compose([*SMALL_RUN, f"init_from={first}", f"model={asked}"])
+    assert differs in str(refused.value)
+
+
 def test_several_models_to_start_from_are_refused():
     with pytest.raises(LmzooError, match="init_from=a,b gives several models"):
         compose(["init_from=a,b"])

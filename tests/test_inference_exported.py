@@ -107,11 +107,15 @@ def test_a_gpt_from_elsewhere_reads_the_bare_text_as_there(form, tmp_path):
     made = ours.generate(text, max_new_tokens=5)
     assert made.ids == theirs[: len(made.ids)]
     assert made.ids
-    opened = torch.cat([torch.tensor([[ours.engine.special.cls]]), ids], dim=1)
+    before = [] if form == "openai-gpt" else [ours.engine.special.cls]  # which has nothing to put there
+    row = torch.tensor([[*before, *ids[0].tolist()]])
     with torch.no_grad():
-        logits = model(opened).logits.log_softmax(-1)
-    expected = logits[0, :-1].gather(1, ids[0][:, None]).sum()
-    assert ours.score([text])[0] == pytest.approx(float(expected), abs=1e-4)
+        logits = model(row).logits.log_softmax(-1)
+    expected = logits[0, :-1].gather(1, row[0, 1:, None]).sum()
+    (score,) = ours.score([text], details=True)
+    assert score.nats == pytest.approx(float(expected), abs=1e-4)
+    assert score.tokens == len(score.token_nats) == ids.shape[1]
+    assert (score.token_nats[0] == 0) == (form == "openai-gpt")
 
 
 @pytest.mark.parametrize("seed", range(4))

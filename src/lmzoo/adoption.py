@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from lmzoo.errors import LmzooError
-from lmzoo.nn.config import MODELS
+from lmzoo.nn.config import MODELS, ModelConfig
 
 _NOT_ADOPTED = ("name", "vectors", "freeze_vectors")
 """Of a model's config: the name is `model=`, and the vectors are in the weights by now."""
+
+
+_ARCHITECTURE = (
+    *("embedding", "positions", "embedding_norm", "tied", "head", "decoder_bias"),
+    *("norm_placement", "activation", "bias"),
+)
+"""What a model's YAML chooses and no tensor's shape may show."""
 
 
 def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> list[str]:
@@ -41,12 +48,15 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     from lmzoo.hub.describe import describe
 
     described = describe(source)
-    brought = {}
+    brought: dict[str, str] = {}
     if "model" not in given and "experiment" not in given:
         brought |= {"model": described.model.name, "objective": described.objective}
     if given.get("objective", brought.get("objective")) == described.objective:
         brought["context"] = described.context
-    if _model_type(overrides, brought, composed) is type(described.model):
+    asked = _model_asked_for(overrides, brought, composed)
+    if asked is not None and MODELS.get(str(asked.name)) is type(described.model):
+        if "model" in given:
+            _refuse_other_architecture(source, described.model, asked)
         shape = {entry.name: getattr(described.model, entry.name) for entry in fields(described.model)}
         brought |= {
             f"model.{name}": _spelt(value) for name, value in shape.items() if name not in _NOT_ADOPTED
@@ -56,18 +66,31 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     return [f"{key}={value}" for key, value in brought.items() if key not in given] + overrides
 
 
-def _model_type(
+def _model_asked_for(
     overrides: list[str], brought: dict[str, str], composed: Callable[[list[str]], Any]
-) -> type | None:
-    """The encoder's config class that the command line leads to; None in a sweep over several."""
+) -> Any:
+    """The model's config that the command line's choices lead to; None in a sweep over several."""
     if any(_is_sweep(entry.partition("=")[2]) for entry in overrides if entry.startswith("model=")):
         return None
     said = [entry for entry in overrides if entry.partition("=")[0] in ("model", "experiment")]
     try:
-        name = composed([f"{key}={value}" for key, value in brought.items()] + said).model.name
+        return composed([f"{key}={value}" for key, value in brought.items()] + said).model
     except LmzooError:  # refused in a moment, when all of the command line is composed
         return None
-    return MODELS.get(str(name))
+
+
+def _refuse_other_architecture(source: str, theirs: ModelConfig, asked: Any) -> None:
+    """A `model=` may rename what is loaded (`bert` and `gpt` are one Transformer), not change it."""
+    differing = [
+        f"model.{name}={getattr(asked, name)} for {getattr(theirs, name)}"
+        for name in _ARCHITECTURE
+        if hasattr(theirs, name) and getattr(asked, name) != getattr(theirs, name)
+    ]
+    if differing:
+        raise LmzooError(
+            f"init_from={source} is a {theirs.name}, and model={asked.name} differs from it "
+            f"({', '.join(differing)}): leave model= out, or give model={theirs.name}"
+        )
 
 
 def _is_sweep(value: str) -> bool:

@@ -73,9 +73,9 @@ def read_value(key: str, text: str, hint: Any) -> Any:
         LmzooError: the text is of another type.
     """
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if type(None) in allowed and text in ("null", "None"):
-        return None
     kinds = [kind for kind in allowed if kind is not type(None)]
+    if type(None) in allowed and str not in kinds and text in ("null", "None"):  # else it is a text
+        return None
     for kind in kinds:
         try:
             return _as_list(text, get_args(kind)[0]) if get_origin(kind) is list else _as_kind(text, kind)

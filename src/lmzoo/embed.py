@@ -97,7 +97,7 @@ def embedded(wanted: Embed) -> str:
             count += 1
         if not count:
             raise LmzooError("there is no text to embed; the input is empty")
-    return f"{count:,} texts in {path}"
+    return f"{count:,} text{'' if count == 1 else 's'} in {path}"
 
 
 def _noted(texts: Iterable[str], waiting: deque[str]) -> Iterator[str]:

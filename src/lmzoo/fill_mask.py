@@ -67,7 +67,8 @@ def _fill(wanted: FillMask) -> None:
             if number or place:
                 print()
             for guess in gap:
-                print(f"{guess.probability:7.2%}  {guess.token.strip()!s:<16} {guess.text}")
+                token, text_ = (shown.replace("\n", "\\n") for shown in (guess.token.strip(" "), guess.text))
+                print(f"{guess.probability:7.2%}  {token:<16} {text_}")
     sys.stdout.flush()
 
 

@@ -65,6 +65,7 @@ def fill_from_file(backbone: Backbone, tokenizer: TextTokenizer, path: str) -> f
     total = tokenizer.vocab_size - len({*tokenizer.special.ids, *tokenizer.unknown_ids})
     share = len(found) / max(total, 1)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        line = f"vectors: {len(found):,} of {total:,} tokens ({share:.1%}) found in {path}"
+        rest = "; the others stay as they were drawn" if not table.weight.requires_grad else ""
+        line = f"vectors: {len(found):,} of {total:,} tokens ({share:.1%}) found in {path}{rest}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     return share

@@ -243,7 +243,11 @@ def find_model(path: str | Path) -> Path:
             return folder
         if is_published(folder):
             return folder
-    if given.exists() or not _HUB_NAME.fullmatch(str(path)):
+    # `owner/name` beside a folder called owner is a folder that is not there
+    local = (
+        given.exists() or given.expanduser().is_absolute() or (len(given.parts) > 1 and given.parent.is_dir())
+    )
+    if local or not _HUB_NAME.fullmatch(str(path)):
         raise LmzooError(
             f"{path} holds no model ({CONFIG} and {WEIGHTS}, there or in model/); "
             "give a finished run, or a Hugging Face folder"

@@ -37,6 +37,7 @@ class Engine:
         *,
         vectors: str | None = None,
         opening: bool = True,
+        trained_length: int | None = None,
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
@@ -46,6 +47,7 @@ class Engine:
             tokenizer: of its ids.
             vectors: the file that the token table was filled from, for words outside the vocabulary.
             opening: whether rows begin with [CLS].
+            trained_length: tokens of the longest rows that it was trained on, if known.
             device: as PyTorch names it: ``cpu``, ``cuda``, ``cuda:1``.
             precision: of the products: ``fp32``, ``bf16`` or ``fp16``.
 
@@ -78,7 +80,17 @@ class Engine:
         self.opening = int(opening)
         """Special tokens before a text."""
         room = None if self.max_length is None else self.max_length - 1 - self.ends
-        self.reader = Reader(tokenizer, self.backbone, room, vectors)
+        if trained_length is not None:
+            trained_length -= self.opening + self.ends
+        self.reader = Reader(tokenizer, self.backbone, room, vectors, trained_length)
+
+    @property
+    def has_opening(self) -> bool:
+        """Whether the vocabulary has a token that can stand before a text; OpenAI GPT's has `<unk>` alone.
+
+        GPT-2's one special token plays every part, but no text is unknown to its bytes.
+        """
+        return bool(self.opening) or self.special.cls != self.special.unk or self.tokenizer.lossless
 
     @cached_property
     def pieces(self) -> Pieces:

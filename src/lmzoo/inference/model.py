@@ -43,6 +43,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "fp32") -> L
         name=loaded.description.model.name,
         vectors=loaded.description.model.vectors,
         opening=loaded.description.opening,
+        trained_length=loaded.description.seq_len,
         device=device,
         precision=precision,
     )
@@ -52,10 +53,10 @@ class LanguageModel:
     """A model and its tokenizer. What its objective cannot do is refused, naming one that can.
 
     Rows are read as ``[CLS] text [SEP]``, or as ``[CLS] text`` where a position sees the past alone; a GPT
-    or GPT-2 from elsewhere reads the bare text, as its own tokenizer would, except to score it, for which
-    the first token needs one before it. A special token spelt out in a text is text. Words outside the
-    vocabulary are read through their characters or their vectors where the model can; else as the
-    unknown token.
+    or GPT-2 from elsewhere reads the bare text, as its own tokenizer would, except that GPT-2's
+    ``<|endoftext|>`` goes before what is scored; GPT has no such token, so a text's first is given and
+    costs nothing. A special token spelt out in a text is text. Words outside the vocabulary are read
+    through their characters or their vectors where the model can; else as the unknown token.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LanguageModel:
         name: str = "",
         vectors: str | None = None,
         opening: bool = True,
+        trained_length: int | None = None,
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
@@ -77,6 +79,7 @@ class LanguageModel:
             name: of the model, for people.
             vectors: the file that its token table was filled from, for words outside the vocabulary.
             opening: whether rows begin with [CLS], as in lmzoo's training.
+            trained_length: tokens of the longest rows that it was trained on, if known.
             device: as PyTorch names it.
             precision: of the products: ``fp32``, ``bf16`` or ``fp16`` (GPU only).
 
@@ -85,7 +88,13 @@ class LanguageModel:
         """
         self.name = name
         self.engine = Engine(
-            module, tokenizer, vectors=vectors, opening=opening, device=device, precision=precision
+            module,
+            tokenizer,
+            vectors=vectors,
+            opening=opening,
+            trained_length=trained_length,
+            device=device,
+            precision=precision,
         )
 
     @property

@@ -53,6 +53,7 @@ class Reader:
         backbone: Backbone,
         max_tokens: int | None = None,
         vectors: str | None = None,
+        trained_tokens: int | None = None,
     ) -> None:
         """
         Args:
@@ -60,7 +61,9 @@ class Reader:
             backbone: the model's, whose embedding says what it can do with unknown words.
             max_tokens: tokens of a text at most, without special tokens; None for any number.
             vectors: the file of vectors that the token table was filled from, if it was.
+            trained_tokens: tokens of the longest texts in training; a longer one is told of, once.
         """
+        self._trained_tokens = trained_tokens
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         embedding = backbone.embedding.tokens
@@ -100,10 +103,25 @@ class Reader:
                 self.refuse_length(len(tokens), first + number, ", or let truncate=true cut it")
             elif self.max_tokens is not None:
                 ids[number], places[number] = tokens[: self.max_tokens], places[number][: self.max_tokens]
+        self._tell_of_length(ids, first)
         unknown_ids = self.tokenizer.unknown_ids
         unknown = [sum(token in unknown_ids for token in tokens) for tokens in ids]
         inputs, unseen = self._with_unseen(texts, ids, places, unknown)
         return Readings(texts, ids, inputs, places, unseen, unknown)
+
+    def _tell_of_length(self, ids: list[list[int]], first: int) -> None:
+        longest = max(map(len, ids), default=0)
+        if self._trained_tokens is None or longest <= self._trained_tokens:
+            return
+        number = first + next(i for i, tokens in enumerate(ids) if len(tokens) == longest)
+        console.print(
+            f"note: text {number} has {longest} tokens, and this model was trained on at most "
+            f"{self._trained_tokens} in a row; what it makes of the rest is untried",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+        self._trained_tokens = None
 
     def refuse_length(self, length: int, number: int, or_else: str = "") -> None:
         """Raise where text ``number`` is longer than the model's table of positions.

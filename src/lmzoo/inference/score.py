@@ -84,7 +84,8 @@ def _neighbour_scores(
     engine: Engine, readings: Readings, batch_tokens: int, ending: bool
 ) -> Iterator[TextScore]:
     """Each token from those before it, or from those after it as well."""
-    rows = [engine.row(inputs, opened=True) for inputs in readings.inputs]
+    opened = engine.has_opening
+    rows = [engine.row(inputs, opened=opened) for inputs in readings.inputs]
     parts = DIRECTIONS[engine.name]
     found: list[dict[str, list[float]]] = [{} for _ in rows]
     for group in by_length([len(row) for row in rows], batch_tokens):
@@ -94,7 +95,8 @@ def _neighbour_scores(
             for part in parts:
                 asked = [_asked(engine, readings.ids[i], part, ending) for i in group]
                 for i, nats in zip(group, _nats(engine, hidden, part, asked), strict=True):
-                    found[i][part] = nats
+                    # without a token before it, the first is given and costs nothing
+                    found[i][part] = nats if opened or not readings.ids[i] else [0.0, *nats]
     for i in range(len(rows)):
         directions = {part: found[i][part] for part in parts}
         ends = None
@@ -111,7 +113,8 @@ def _asked(engine: Engine, ids: list[int], part: str, ending: bool) -> tuple[lis
     """
     if part == "backward":
         return ([engine.special.cls, *ids], 1) if ending else (ids, 2)
-    return ([*ids, engine.special.sep] if ending else ids), 0
+    asked = ids if engine.has_opening else ids[1:]
+    return ([*asked, engine.special.sep] if ending else asked), 0
 
 
 def _nats(engine: Engine, hidden: Hidden, part: str, asked: list[tuple[list[int], int]]) -> list[list[float]]:

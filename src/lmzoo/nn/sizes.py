@@ -106,7 +106,8 @@ def choose_size(model: ModelConfig, given: str | None) -> str:
             f"size={given} was never published for model={model.name}; choose one of: {', '.join(sizes)}, "
             f"or toy, or give a shape of your own: {by_hand}"
         )
-    raise LmzooError(f"size={given} is not known for model={model.name}; choose one of: {', '.join(sizes)}")
+    choices = [*sizes, "toy"] if model.name in PUBLISHED_SIZES else list(sizes)
+    raise LmzooError(f"size={given} is not known for model={model.name}; choose one of: {', '.join(choices)}")
 
 
 def _shape(model: ModelConfig, size: Size) -> dict[str, object]:
