@@ -140,7 +140,7 @@ def test_what_made_a_store_is_described_as_ever(tmp_path: Path) -> None:
     stat = text.stat()
     assert json.loads((store.folder / "store.json").read_text())["made_from"] == {
         "format": 1,
-        "text_version": 1,
+        "text_version": 2,
         "corpus": {
             "name": "text",
             "sentences": "split",

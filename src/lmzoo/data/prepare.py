@@ -36,7 +36,7 @@ from lmzoo.text.readers import Document
 from lmzoo.text.sentences import sentence_spans
 from lmzoo.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
-TEXT_VERSION = 1
+TEXT_VERSION = 2
 """Part of every store's hash: raise it when reading, sentence splitting, the split into parts or the
 training of tokenizers gives something else for the same text."""
 _BATCH_CHARACTERS = 2_000_000
