@@ -214,3 +214,12 @@ def test_a_folder_without_heads_embeds_and_says_what_it_lacks(tokenizer, tmp_pat
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(lmzoo.errors.LmzooError, match="holds no model"):
         lmzoo.load(tmp_path)
+
+
+def test_a_gap_takes_the_blank_before_it_along(tokenizer, tmp_path):
+    """At byte level a word has its blank in front: a gap that left it outside would ask for none of them."""
+    model = exported(tmp_path / "model", "bert", "mlm", tokenizer)
+    spaced, bare = (model.fill_mask(text, top_k=3) for text in ("The [MASK] sat.", "The[MASK] sat."))
+    assert [guess.id for guess in spaced[0]] == [guess.id for guess in bare[0]]
+    assert [guess.probability for guess in spaced[0]] == [guess.probability for guess in bare[0]]
+    assert all(guess.text == f"The{guess.token} sat." for guess in spaced[0])
