@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from builders import SMALL, VOCAB_SIZE
 from lmzoo.backbone import build_backbone
 from lmzoo.nn import losses
+from lmzoo.nn.attention import rotary_tables, rotate, see
 from lmzoo.nn.config import LstmConfig, TransformerConfig
 from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
 from lmzoo.nn.lstm import BiLstm, Recurrence
 from lmzoo.nn.sizes import SIZES, complete
-from lmzoo.nn.transformer import Transformer, rotary_tables, rotate
+from lmzoo.nn.transformer import Transformer
 from lmzoo.types import Context
 
 
@@ -143,8 +144,8 @@ def test_attention_equals_the_formula():
 
     weights = (turned(query) @ turned(key).t() / 8**0.5).softmax(-1)
     expected = (weights @ value) @ attention.out.weight.t()
-    allowed = torch.ones(1, 1, 5, 5, dtype=torch.bool)
-    ours = attention(x, allowed, rotary_tables(positions, 8, 10000.0))[0]
+    seen = see(torch.ones(1, 1, 5, 5, dtype=torch.bool), torch.float32)
+    ours = attention(x, seen, rotary_tables(positions, 8, 10000.0))[0]
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 

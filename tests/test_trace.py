@@ -9,8 +9,9 @@ import torch
 
 from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of, characters_for, random_batch
 from lmzoo.backbone import Backbone, build_backbone
+from lmzoo.nn.attention import rotary_tables, see
 from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig
-from lmzoo.nn.transformer import rotary_tables, visible
+from lmzoo.nn.transformer import visible
 from lmzoo.types import NO_DOCUMENT, Batch, Context, Trace
 
 
@@ -99,12 +100,12 @@ def test_layers_of_a_transformer_are_its_modules_called_one_by_one(family, conte
             return x.flip(1) if future else x
 
         x = turned(trace.layers[0][stream])
-        allowed = visible(turned(batch.documents), causal=context is not Context.FULL)
+        seen = see(visible(turned(batch.documents), causal=context is not Context.FULL), torch.float32)
         positions = LENGTH - 1 - turned(batch.positions) if stream else batch.positions
         rotary = rotary_tables(positions, 8, 10000.0) if stack.config.positions == "rotary" else None
         with torch.no_grad():
             for depth, layer in enumerate(stack.layers, 1):
-                x = layer(x, allowed, rotary)
+                x = layer(x, seen, rotary)
                 expected = stack.final_norm(x) if depth == len(stack.layers) else x
                 torch.testing.assert_close(turned(trace.layers[depth][stream]), expected, atol=1e-6, rtol=0)
 
@@ -144,7 +145,7 @@ def test_attention_weights_mix_the_values_as_the_forward_pass_does(family, conte
     trace = traced(backbone, batch, want_attention=True)
     encoder, text = backbone.encoder, batch.documents != NO_DOCUMENT
     rotary = rotary_tables(batch.positions, 8, 10000.0) if encoder.config.positions == "rotary" else None
-    allowed = visible(batch.documents, causal=context is Context.PAST)
+    seen = see(visible(batch.documents, causal=context is Context.PAST), torch.float32)
     with torch.no_grad():
         for depth, layer in enumerate(encoder.layers):
             (x,), (weights,) = trace.layers[depth], trace.attentions[depth]
@@ -153,7 +154,7 @@ def test_attention_weights_mix_the_values_as_the_forward_pass_does(family, conte
             values = attention.qkv(x)[..., -16:]
             heads = [weights[:, head] @ values[..., 8 * head : 8 * head + 8] for head in range(2)]
             mixed = attention.out(torch.cat(heads, dim=-1))
-            expected = attention(x, allowed, rotary)
+            expected = attention(x, seen, rotary)
             torch.testing.assert_close(mixed[text], expected[text], atol=1e-5, rtol=1e-4)
 
 

@@ -54,6 +54,38 @@ def uniform(key: int, *counters: Any) -> Any:
     return scaled * 2.0**-53
 
 
+_BLOCK = 2**16
+"""Hashes made at a time by ``fast_bits``: half a megabyte, which stays in a core's cache."""
+
+
+def fast_bits(key: int, start: int, count: int) -> Tensor:
+    """(count,) random int64 on the CPU: hashes of ``key`` and the numbers from ``start`` on.
+
+    SplitMix64 itself: the states are ``key`` plus multiples of the golden ratio. As ``bits`` with one counter,
+    but in place and block by block, for masks with millions of elements.
+    """
+    import torch
+
+    out = torch.empty(count, dtype=torch.int64)
+    numbers = torch.arange(min(_BLOCK, count), dtype=torch.int64).mul_(_GOLDEN)
+    scratch = torch.empty_like(numbers)
+    for begin in range(0, count, _BLOCK):
+        x = out[begin : begin + _BLOCK]
+        shifted = scratch[: len(x)]
+        torch.add(numbers[: len(x)], _wrap(key + (start + begin) * _GOLDEN), out=x)
+        for distance, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
+            torch.bitwise_right_shift(x, distance, out=shifted)
+            x.bitwise_xor_(shifted.bitwise_and_((1 << (64 - distance)) - 1))
+            if factor is not None:
+                x.mul_(factor)
+    return out
+
+
+def _wrap(x: int) -> int:
+    """The signed 64-bit integer of the same lowest 64 bits."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
 def integers(key: int, high: Any, *counters: Any) -> Any:
     """Random int64 in [0, high); ``high`` is a number or an array of the same shape."""
     drawn = uniform(key, *counters) * high

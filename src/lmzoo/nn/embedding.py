@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmzoo.nn.char_cnn import CharCnn
 from lmzoo.nn.config import ModelConfig
+from lmzoo.nn.dropout import Dropout
 from lmzoo.nn.initial import draw_matrix
 
 
@@ -63,7 +64,7 @@ class Embedding(nn.Module):
             if config.embedding_norm
             else nn.Identity()
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for table in (self.tokens, self.learned_positions, self.segments):
             if isinstance(table, nn.Embedding):
                 draw_matrix(table.weight, config, config.table_std)

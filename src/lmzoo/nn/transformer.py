@@ -8,47 +8,18 @@ positions, GeGLU, no biases. The published models' choices are config of the sam
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import NoReturn, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmzoo.nn.activations import ACTIVATIONS, GATED
+from lmzoo.nn.attention import Visible, attend, product_type, rotary_tables, see, split_heads
 from lmzoo.nn.cache import KeyValueCache, LayerMemory, past_only
 from lmzoo.nn.config import TransformerConfig
+from lmzoo.nn.dropout import Dropout
 from lmzoo.nn.initial import draw_matrix
 from lmzoo.types import NO_DOCUMENT, Cache, Context, Hidden, Trace
-
-ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "geglu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
-
-
-def rotary_tables(positions: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary embedding (Su et al. 2021, equation 34).
-
-    Args:
-        positions: (B, T) int64.
-        head_size: width of a head, even.
-        base: θ; the slowest pair turns once in about 2π·base positions.
-
-    Returns:
-        two tensors (B, 1, T, head_size), the second half a copy of the first.
-    """
-    exponents = torch.arange(0, head_size, 2, device=positions.device) / head_size
-    angles = positions[:, None, :, None] * base**-exponents
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + head_size/2) of (B, H, T, head_size) by their position's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -65,7 +36,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        allowed: Tensor,
+        seen: Visible,
         rotary: tuple[Tensor, Tensor] | None,
         memory: LayerMemory | None = None,
     ) -> Tensor:
@@ -73,32 +44,21 @@ class Attention(nn.Module):
 
         Args:
             x: the queries' states, and the keys' that come with them.
-            allowed: (B, 1, T, K) bool, True where a query may see a key; K is T without a memory.
+            seen: which of K keys a query may see; K is T without a memory.
             rotary: see ``rotary_tables``.
             memory: keys and values of earlier tokens; those of ``x`` are added to it.
         """
-        query, key, value = self._split(x, rotary)
+        query, key, value = split_heads(self.qkv(x), self.num_heads, rotary)
         if memory is not None:
             key, value = memory.append(key, value)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = attend(query, key, value, seen, self.dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
     def weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, H, T, T) shares of the keys in each query's mixture, without dropout; 0 where not allowed."""
-        query, key, _ = self._split(x, rotary)
+        query, key, _ = split_heads(self.qkv(x), self.num_heads, rotary)
         scores = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
         return scores.masked_fill(~allowed, float("-inf")).softmax(-1)
-
-    def _split(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of (B, T, D), each (B, H, T, D/H)."""
-        rows, length, width = x.shape
-        qkv = self.qkv(x).view(rows, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        if rotary is not None:
-            query, key = rotate(query, *rotary), rotate(key, *rotary)
-        return query.to(value.dtype), key.to(value.dtype), value
 
 
 class FeedForward(nn.Module):
@@ -107,16 +67,13 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         assert config.hidden_size and config.ffn_size
-        self.gated = config.activation == "geglu"
+        gated = config.activation in GATED
         self.activation = ACTIVATIONS[config.activation]
-        self.up = nn.Linear(config.hidden_size, config.ffn_size * (2 if self.gated else 1), bias=config.bias)
+        self.up = nn.Linear(config.hidden_size, config.ffn_size * (2 if gated else 1), bias=config.bias)
         self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.gated:
-            return self.down(self.activation(self.up(x)))
-        raised, gate = self.up(x).chunk(2, dim=-1)
-        return self.down(self.activation(raised) * gate)
+        return self.down(self.activation(self.up(x)))
 
 
 class Layer(nn.Module):
@@ -132,21 +89,21 @@ class Layer(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = make_norm(config)
         self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
         x: Tensor,
-        allowed: Tensor,
+        seen: Visible,
         rotary: tuple[Tensor, Tensor] | None,
         memory: LayerMemory | None = None,
     ) -> Tensor:
         """(B, T, D) to (B, T, D); the arguments are those of ``Attention``."""
         if self.pre:
-            x = x + self.dropout(self.attention(self.attention_norm(x), allowed, rotary, memory))
-            return x + self.dropout(self.ffn(self.ffn_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, allowed, rotary, memory)))
-        return self.ffn_norm(x + self.dropout(self.ffn(x)))
+            x = self.dropout.add_to(x, self.attention(self.attention_norm(x), seen, rotary, memory))
+            return self.dropout.add_to(x, self.ffn(self.ffn_norm(x)))
+        x = self.attention_norm(self.dropout.add_to(x, self.attention(x, seen, rotary, memory)))
+        return self.ffn_norm(self.dropout.add_to(x, self.ffn(x)))
 
     def attention_weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, H, T, T) the weights with which ``forward`` mixes."""
@@ -189,9 +146,10 @@ class Transformer(nn.Module):
         are 0 as query and as key.
         """
         allowed = visible(documents, causal=self.context is Context.PAST)
+        seen = see(allowed, product_type(x))
         rotary = self._rotary(x, positions)
         for layer in self._stack:
-            before, x = x, layer(x, allowed, rotary)
+            before, x = x, layer(x, seen, rotary)
             if trace is not None:
                 trace.layers.append((x,))
                 if trace.want_attention:
@@ -233,10 +191,10 @@ class Transformer(nn.Module):
         if self.context is not Context.PAST:
             raise past_only(self.context)
         assert isinstance(cache, KeyValueCache)
-        allowed = cache.admit(is_text)
+        seen = see(cache.admit(is_text), product_type(x))
         rotary = self._rotary(x, positions)
         for layer, memory in zip(self._stack, cache.layers, strict=True):
-            x = layer(x, allowed, rotary, memory)
+            x = layer(x, seen, rotary, memory)
         return self.final_norm(x)
 
     @property
@@ -250,10 +208,8 @@ class Transformer(nn.Module):
         cos, sin = rotary_tables(
             positions, x.shape[-1] // self._stack[0].attention.num_heads, self.config.rotary_base
         )
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            return cos.to(dtype), sin.to(dtype)
-        return cos, sin
+        dtype = product_type(x)
+        return cos.to(dtype), sin.to(dtype)
 
     def flops_per_token(self, length: int) -> int:
         """Floating-point operations of one forward pass a token, in rows of ``length`` tokens.
@@ -275,12 +231,15 @@ def visible(documents: Tensor, *, causal: bool) -> Tensor:
         documents: (B, T) int64.
 
     Returns:
-        (B, 1, T, T) bool, queries by keys.
+        (B, 1, T, T) bool, queries by keys; (1, 1, T, T) where every row is one whole document.
     """
+    length = documents.shape[1]
+    # looked for on a CPU alone: a GPU would have to wait for the answer
+    if documents.device.type == "cpu" and not torch.compiler.is_compiling():
+        documents = documents[:1] if bool((documents == documents[:, :1]).all()) else documents
     same = documents[:, None, :, None] == documents[:, None, None, :]
     if not causal:
         return same
-    length = documents.shape[1]
     return same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
 
 
