@@ -1,16 +1,20 @@
-"""How fast trained models are used: loading, embedding against transformers, generating with the cache.
+"""How fast trained models are used: opened, embedding, scoring and generating, beside transformers.
 
-``python -m benchmarks.inference`` makes models with drawn weights in a temporary folder and measures
+Models with drawn weights are made in a temporary folder; the sentences are those of the shared corpus
+books.valid, or of ``--text``. Everything is in fp32, and what contestants give is compared first.
 
-- loading: seconds of ``lmzoo.load`` on ``model=bert_2018`` at the papers' vocabulary, each time in a new
-  process whose imports are not counted, beside transformers' ``from_pretrained`` on the same folder;
-- embedding: the sentences of the shared corpus books.valid, by ``embed_stream`` with everything that belongs
-  to it, against transformers' forward passes alone, on the same weights and in the same batches; and the
-  peak of resident memory after a quarter of the sentences and after all of them;
-- generating: a causal model's continuation of a prompt, with and without the cache.
+- load: seconds of ``lmzoo.load`` on ``bert_2018`` at the paper's vocabulary, each time in a new process
+  whose imports are not counted, beside transformers' ``from_pretrained`` on the same folder;
+- embed: sentences to mean vectors by ``embed_stream`` with everything that belongs to it, against
+  transformers' forward passes alone, on the same weights and in the same batches; and the peak of resident
+  memory of one process after a quarter of the sentences and after all of them;
+- score: log-likelihoods by ``gpt2`` (vocabulary 50,257), and pseudo-log-likelihoods by ``bert_2018``, each
+  token masked alone; against a plain loop over transformers' logits on the same weights and in the same
+  batches of the same rows, the tokenizer not counted there either;
+- generate: a greedy continuation by ``gpt`` with and without the cache, and by transformers' ``generate``
+  on the same weights with its cache.
 
-Contestants take turns, so that a stall of the machine hits both; figures are medians with their range. For a
-quick look: ``--load-size tiny --embed-size tiny --sentences 400 --new-tokens 32 --repeats 2``.
+Contestants take turns over rounds; figures are medians with their range.
 """
 
 from __future__ import annotations
@@ -18,144 +22,247 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.data import seconds_of_one
+from benchmarks.inference_theirs import (
+    quieten,
+    transformers_continuation,
+    transformers_likelihoods,
+    transformers_means,
+    transformers_pseudo_likelihoods,
+)
+from benchmarks.measure import BOOKS, Report, Sample, in_child, in_turns, parser, peak_bytes, seconds_of
 from lmzoo.config import compose
 from lmzoo.hub.folder import export_model
-from lmzoo.inference.engine import BATCH_TOKENS, by_length
 from lmzoo.inference.model import LanguageModel, load
 from lmzoo.modules import MODULES
+from lmzoo.nn.sizes import PUBLISHED_SIZES
 from lmzoo.text.config import TokenizerConfig
 from lmzoo.text.sentences import sentence_spans
 from lmzoo.text.tokenizer import TextTokenizer, train_tokenizer
 from lmzoo.types import SpecialTokens
 
-BOOKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "pretrain" / "books.valid.txt.gz"
-VOCAB_SIZE = {"bert_2018": 30522, "gpt": 8192}
+VOCAB_SIZE = {"bert_2018": 30522, "gpt2": 50257, "gpt": 8192}
+PARTS = ("load", "embed", "score", "generate")
+TOLERANCE = 1e-3
+"""Largest difference between what contestants give, as a share of 1 or of the value if that is larger."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--text", type=Path, default=BOOKS, help="corpus of the sentences, .txt.gz")
-    parser.add_argument("--load-size", default="base")
-    parser.add_argument("--embed-size", default="small")
-    parser.add_argument("--sentences", type=int, default=10_000)
-    parser.add_argument("--generate-size", default="mini", help="of model=gpt; mini is L4 d256")
-    parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=["load", "embed", "generate"])
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument("--text", type=Path, default=BOOKS["valid"], help="corpus of the sentences, .txt.gz")
+    made.add_argument("--load-size", default="base")
+    made.add_argument("--embed-size", default="small", help="of the models that embed and score")
+    made.add_argument("--sentences", type=int, default=10_000, help="that are embedded")
+    made.add_argument("--scored", type=int, default=300, help="sentences; a tenth of them token by token")
+    made.add_argument("--generate-size", default="mini", help="of model=gpt; mini is L4 d256")
+    made.add_argument("--new-tokens", type=int, default=256)
+    made.add_argument("--only", choices=PARTS)
+    made.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    options = made.parse_args(arguments)
     if options.child:
-        print(json.dumps(in_this_process(*options.child)))
+        kind, *rest = options.child
+        print(json.dumps(CHILDREN[kind](*rest)))
         return
     if not options.text.is_file():
-        print(f"skipped: {options.text} is not there, whose sentences are to be embedded; give --text")
+        print(f"skipped: {options.text} is not there, whose sentences are to be read; give --text")
         return
-    sentences = read_sentences(options.text, max(options.sentences, 10_000))
-    tokenizer = train_tokenizer(TokenizerConfig(), sentences)
-    sentences = sentences[: options.sentences]
-    figures: dict[str, Any] = {"threads": torch.get_num_threads(), "sentences": len(sentences)}
-    with tempfile.TemporaryDirectory(prefix="lmzoo-inference-") as folder:
-        work = Path(folder)
-        print("| what | ours | the other | ratio |\n|---|---|---|---|")
-        if options.only in (None, "load"):
-            figures["load"] = measure_load(work, tokenizer, options)
-        if options.only in (None, "embed"):
-            figures["embed"] = measure_embed(work, tokenizer, sentences, options)
-        if options.only in (None, "generate"):
-            figures["generate"] = measure_generate(tokenizer, sentences, options)
-    print(json.dumps(figures, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if options.quick:
+        options.load_size = options.embed_size = options.generate_size = "tiny"
+        options.sentences, options.scored, options.new_tokens, options.rounds = 100, 20, 16, 1
+    for_tokenizer, vocab_size = (2_000, 2048) if options.quick else (10_000, 8192)
+    sentences = read_sentences(options.text, max(options.sentences, options.scored, for_tokenizer))
+    tokenizer = train_tokenizer(TokenizerConfig(vocab_size=vocab_size), sentences)
+    report = Report("inference", {"text": options.text.name, "precision": "fp32", "rounds": options.rounds})
+    with_theirs = find_spec("transformers") is not None
+    if with_theirs:
+        quieten()
+    else:
+        report.note("transformers is not installed: it is left out")
+    with tempfile.TemporaryDirectory(prefix="lmzoo-inference-") as name:
+        folder = Path(name)
+        for part in [options.only] if options.only else PARTS:
+            MEASURES[part](report, folder, tokenizer, sentences, options, with_theirs)
+    report.write(options.json)
 
 
 # ---------------------------------------------------------------------------------- the figures
 
 
-def measure_load(work: Path, tokenizer: TextTokenizer, options: argparse.Namespace) -> dict[str, Any]:
+def measure_load(
+    report: Report,
+    folder: Path,
+    tokenizer: TextTokenizer,
+    sentences: list[str],
+    options: argparse.Namespace,
+    with_theirs: bool,
+) -> None:
     """Seconds of opening an exported model, in processes of their own."""
-    folder = work / "load"
-    export(folder, "bert_2018", "mlm_nsp", options.load_size, tokenizer)
-    for kind in ("load", "load_transformers"):  # the disk is warm afterwards
-        in_child(kind, folder, "-")
-    times = in_turn(
-        {
-            "ours": lambda: in_child("load", folder, "-")["seconds"],
-            "transformers": lambda: in_child("load_transformers", folder, "-")["seconds"],
-        },
-        options.repeats,
-    )
-    return told(f"load bert_2018 {options.load_size}, s", times)
+    place = folder / "load"
+    export(place, "bert_2018", "mlm_nsp", options.load_size, tokenizer)
+    kinds = {"lmzoo": "load"} | ({"transformers": "load_transformers"} if with_theirs else {})
+    contestants = {name: lambda kind=kind: child(kind, str(place))["seconds"] for name, kind in kinds.items()}
+    if not options.quick:
+        for contestant in contestants.values():  # the disk is warm afterwards
+            contestant()
+    times = in_turns(contestants, options.rounds, "loading")
+    told(report, f"open bert_2018 {options.load_size}", times)
 
 
 def measure_embed(
-    work: Path, tokenizer: TextTokenizer, sentences: list[str], options: argparse.Namespace
-) -> dict[str, Any]:
+    report: Report,
+    folder: Path,
+    tokenizer: TextTokenizer,
+    sentences: list[str],
+    options: argparse.Namespace,
+    with_theirs: bool,
+) -> None:
     """Seconds of embedding, and peaks of memory for a quarter of the sentences and for all."""
-    folder = work / "embed"
-    export(folder, "bert_2018", "mlm", options.embed_size, tokenizer)
-    model = load(folder)
-    theirs = transformers_forward(folder, tokenizer, sentences)
-    consume(model.embed_stream(sentences[:64], pooling="mean"))
-    times = in_turn(
-        {
-            "ours": timed(lambda: consume(model.embed_stream(sentences, pooling="mean"))),
-            "transformers": timed(theirs),
-        },
-        options.repeats,
+    place = folder / "embed"
+    export(place, "bert_2018", "mlm", options.embed_size, tokenizer)
+    model = load(place)
+    sentences = sentences[: options.sentences]
+    contestants: dict[str, Callable[[], object]] = {
+        "lmzoo, everything": lambda: consume(model.embed_stream(sentences, pooling="mean"))
+    }
+    if with_theirs:
+        few = sentences[:64]
+        ours = model.embed(few, pooling="mean")
+        agree("embed", torch.as_tensor(ours), transformers_means(place, tokenizer, few)())
+        contestants["transformers, forward passes"] = transformers_means(place, tokenizer, sentences)
+    times = in_turns(timed(contestants), options.rounds, "embedding")
+    told(report, f"embed, bert_2018 {options.embed_size}", times, len(sentences), "sentences")
+    texts = folder / "sentences.txt"
+    texts.write_text("\n".join(sentences), encoding="utf-8")
+    few_bytes, all_bytes = child("peak", str(place), str(texts))["peak_bytes"]
+    report.begin("embed, peak of resident memory", ("after sentences", "peak MB"))
+    report.row(sentences=len(sentences) // 4, peak_megabytes=few_bytes / 1e6)
+    report.row(sentences=len(sentences), peak_megabytes=all_bytes / 1e6)
+
+
+def measure_score(
+    report: Report,
+    folder: Path,
+    tokenizer: TextTokenizer,
+    sentences: list[str],
+    options: argparse.Namespace,
+    with_theirs: bool,
+) -> None:
+    """Seconds of log-likelihoods, and of pseudo-log-likelihoods of a tenth of the sentences."""
+    kinds = (
+        ("log-likelihood", "gpt2", "clm", options.scored),
+        ("pseudo-log-likelihood", "bert_2018", "mlm", max(options.scored // 10, 1)),
     )
-    found = told(f"embed {len(sentences):,} sentences, bert_2018 {options.embed_size}, s", times)
-    texts = work / "sentences.txt"
-    peaks = {}
-    for count in (len(sentences) // 4, len(sentences)):
-        texts.write_text("\n".join(sentences[:count]), encoding="utf-8")
-        peaks[count] = in_child("peak", folder, str(texts))["peak_bytes"]
-    few, many = peaks
-    print(f"| peak MB, {many:,} and {few:,} sentences | {peaks[many] / 1e6:.0f} | {peaks[few] / 1e6:.0f} "
-          f"| {peaks[many] / peaks[few]:.2f} |")  # fmt: skip
-    return found | {"peak_bytes": {str(count): peak for count, peak in peaks.items()}}
+    for what, name, objective, count in kinds:
+        place = folder / f"score-{name}"
+        export(place, name, objective, options.embed_size, tokenizer)
+        model, texts = load(place), sentences[:count]
+        contestants: dict[str, Callable[[], object]] = {
+            "lmzoo, everything": lambda model=model, texts=texts: model.score(texts)
+        }
+        if with_theirs:
+            make = transformers_likelihoods if objective == "clm" else transformers_pseudo_likelihoods
+            few = texts[:16]
+            agree(what, torch.tensor(model.score(few)), make(place, tokenizer, few)())
+            contestants["transformers, plain loop"] = make(place, tokenizer, texts)
+        times = in_turns(timed(contestants), options.rounds, what)
+        told(report, f"score: {what}, {name} {options.embed_size}", times, len(texts), "sentences")
 
 
 def measure_generate(
-    tokenizer: TextTokenizer, sentences: list[str], options: argparse.Namespace
-) -> dict[str, Any]:
+    report: Report,
+    folder: Path,
+    tokenizer: TextTokenizer,
+    sentences: list[str],
+    options: argparse.Namespace,
+    with_theirs: bool,
+) -> None:
     """Seconds of one greedy continuation that does not end before its time."""
+    prompt, number = sentences[0], options.new_tokens
     for seed in range(1, 100):
-        model = LanguageModel(build("gpt", "clm", options.generate_size, seed)[0], tokenizer)
+        module, config = build("gpt", "clm", options.generate_size, seed)
+        model = LanguageModel(module, tokenizer)
 
-        def go_on(use_cache: bool, model: LanguageModel = model) -> int:
-            return len(model.generate([sentences[0]], options.new_tokens, use_cache=use_cache)[0].ids)
+        def go_on(use_cache: bool, model: LanguageModel = model) -> list[int]:
+            return model.generate([prompt], number, use_cache=use_cache)[0].ids
 
-        if go_on(True) == options.new_tokens:
+        expected = go_on(True)
+        if len(expected) == number:
             break
     else:
         raise RuntimeError("every model that was drawn ended its text at once")
-    times = in_turn(
-        {"cache": timed(lambda: go_on(True)), "no cache": timed(lambda: go_on(False))}, options.repeats
-    )
-    return told(f"generate {options.new_tokens} tokens, gpt {options.generate_size}, s", times)
+    agree_exactly("generate without the cache", expected, go_on(False))
+    contestants: dict[str, Callable[[], object]] = {
+        "lmzoo": lambda: go_on(True),
+        "lmzoo without the cache": lambda: go_on(False),
+    }
+    if with_theirs:
+        place = folder / "generate"
+        export_model(place, module, config, 512, tokenizer)
+        theirs = transformers_continuation(place, tokenizer, prompt, number)
+        agree_exactly("generate", expected, theirs())
+        contestants["transformers"] = theirs
+    times = in_turns(timed(contestants), options.rounds, "generating")
+    told(report, f"generate, gpt {options.generate_size}", times, number, "tokens")
 
 
-# ---------------------------------------------------------------------------------- contestants
+MEASURES: dict[str, Callable[..., None]] = {
+    "load": measure_load,
+    "embed": measure_embed,
+    "score": measure_score,
+    "generate": measure_generate,
+}
+
+
+def told(
+    report: Report, title: str, times: Mapping[str, Sample], amount: int | None = None, what: str = ""
+) -> None:
+    """A table of contestants, the first of which is held against the others."""
+    rate = [] if amount is None else [f"{what}/s"]
+    first, *_ = times.values()
+    columns = ("contestant", "seconds", *rate, "seconds, against the first")
+    report.begin(title if amount is None else f"{title}: {amount:,} {what}", columns)
+    for name, seconds in times.items():
+        rates = {} if amount is None else {"per_second": seconds.per(amount)}
+        report.row(contestant=name, seconds=seconds, **rates, ratio=seconds.median / first.median)
+
+
+def timed(contestants: Mapping[str, Callable[[], object]]) -> dict[str, Callable[[], float]]:
+    return {name: seconds_of(run) for name, run in contestants.items()}
+
+
+def agree(what: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """End the benchmark unless two results are the same to ``TOLERANCE``."""
+    apart = ((ours - theirs).abs() / theirs.abs().clamp(min=1)).max().item()
+    if not apart <= TOLERANCE:
+        raise SystemExit(f"{what}: lmzoo's results and transformers' are {apart:.2g} apart: not compared")
+
+
+def agree_exactly(what: str, ours: Sequence[int], theirs: Sequence[int]) -> None:
+    if list(ours) != list(theirs):
+        same = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len({*pair}) > 1), "all")
+        raise SystemExit(f"{what}: the {len(ours)} tokens differ after {same}: not compared")
+
+
+# ---------------------------------------------------------------------------------- models
 
 
 def build(name: str, objective: str, size: str, seed: int = 1):
     """A module with drawn weights and its completed config."""
-    config = compose([f"model={name}", f"objective={objective}", f"size={size}", "seq_len=512"]).model
+    shape = [f"size={size}"]
+    if name == "gpt2" and size not in PUBLISHED_SIZES["gpt2"]:  # of the sizes that BERT was published in
+        of = PUBLISHED_SIZES["bert_2018"][size]
+        shape = [f"model.{key}={getattr(of, key)}" for key in ("num_layers", "hidden_size", "num_heads")]
+        shape.append(f"model.ffn_size={of.ffn_size}")
+    config = compose([f"model={name}", f"objective={objective}", "seq_len=512", *shape]).model
     special = SpecialTokens(VOCAB_SIZE[name])
     module = MODULES[name](objective, model=config, special=special, seed=seed)
     return module.eval(), config
@@ -166,82 +273,44 @@ def export(folder: Path, name: str, objective: str, size: str, tokenizer: TextTo
     export_model(folder, module, config, 512, tokenizer)
 
 
-def transformers_forward(
-    folder: Path, tokenizer: TextTokenizer, sentences: list[str]
-) -> Callable[[], object]:
-    """Every sentence through transformers' model, in the batches that ours makes, as means of states."""
-    import transformers
-
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    special = tokenizer.special
-    rows = [[special.cls, *ids, special.sep] for ids in tokenizer.encode_batch(sentences)]
-
-    def forward() -> None:
-        for group in by_length([len(row) for row in rows], BATCH_TOKENS):
-            longest = len(rows[group[0]])
-            tokens = torch.tensor([rows[i] + [special.pad] * (longest - len(rows[i])) for i in group])
-            inside = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in group])
-            with torch.inference_mode():
-                states = model(input_ids=tokens, attention_mask=inside).last_hidden_state
-                (states * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
-
-    return forward
+# ---------------------------------------------------------------------------------- in another process
 
 
-def in_child(kind: str, folder: Path, texts: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.inference", "--child", kind, str(folder), texts]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def load_one(folder: str) -> dict[str, float]:
+    return {"seconds": seconds_of_one(lambda: load(folder))}
 
 
-def in_this_process(kind: str, folder: str, texts: str) -> dict[str, float]:
-    """What one measurement in a new process gives."""
-    if kind == "load_transformers":
-        from transformers import BertForPreTraining
+def load_transformers(folder: str) -> dict[str, float]:
+    from transformers import BertForPreTraining
 
-        return {"seconds": timed(lambda: BertForPreTraining.from_pretrained(folder))()}
-    if kind == "load":
-        return {"seconds": timed(lambda: load(folder))()}
-    with open(texts, encoding="utf-8") as lines:
-        consume(load(folder).embed_stream((line.rstrip("\n") for line in lines), pooling="mean"))
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    quieten()
+    return {"seconds": seconds_of_one(lambda: BertForPreTraining.from_pretrained(folder))}
 
 
-# ---------------------------------------------------------------------------------- taking turns
+def peaks(folder: str, texts: str) -> dict[str, list[int]]:
+    """Peak of memory after a quarter of the lines, and after all of them in a stream."""
+    lines = Path(texts).read_text(encoding="utf-8").split("\n")
+    model, found = load(folder), []
+    for count in (len(lines) // 4, len(lines)):
+        consume(model.embed_stream(iter(lines[:count]), pooling="mean"))
+        found.append(peak_bytes())
+    return {"peak_bytes": found}
 
 
-def in_turn(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Each contestant's seconds, taken alternately."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            times[name].append(run())
-    return times
+CHILDREN: dict[str, Callable[..., Any]] = {
+    "load": load_one,
+    "load_transformers": load_transformers,
+    "peak": peaks,
+}
 
 
-def timed(run: Callable[[], object]) -> Callable[[], float]:
-    def measured() -> float:
-        began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
-
-    return measured
-
-
-def told(what: str, times: dict[str, list[float]]) -> dict[str, Any]:
-    """A row of the table, and the same as values."""
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    cells = [
-        f"{name} {medians[name]:.3g} ({min(seconds):.3g} to {max(seconds):.3g})"
-        for name, seconds in times.items()
-    ]
-    ours, other = medians.values()
-    print(f"| {what} | {' | '.join(cells)} | {ours / other:.2f} |", flush=True)
-    return {"seconds": times, "medians": medians, "ratio": ours / other}
+def child(kind: str, *arguments: str) -> Any:
+    """A measurement of ``CHILDREN`` in a process of its own."""
+    return in_child("benchmarks.inference", "--child", kind, *arguments)
 
 
 def consume(stream: Iterable[object]) -> None:
-    for _ in stream:
-        pass
+    deque(stream, maxlen=0)
 
 
 def read_sentences(path: Path, count: int) -> list[str]:

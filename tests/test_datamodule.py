@@ -45,9 +45,12 @@ def make(store: Store, **more: object) -> TextDataModule:
     return TextDataModule(store, **settings)  # type: ignore[arg-type]
 
 
+TENSORS = [field.name for field in fields(Batch) if field.name != "whole"]
+
+
 def equal(one: Batch, other: Batch) -> bool:
-    for field in fields(Batch):
-        left, right = getattr(one, field.name), getattr(other, field.name)
+    for name in TENSORS:
+        left, right = getattr(one, name), getattr(other, name)
         if left is None or right is None:
             if left is not right:
                 return False
@@ -58,9 +61,9 @@ def equal(one: Batch, other: Batch) -> bool:
 
 def joined(batches: list[Batch]) -> Batch:
     values = {}
-    for field in fields(Batch):
-        tensors = [getattr(batch, field.name) for batch in batches]
-        values[field.name] = None if tensors[0] is None else torch.cat(tensors)
+    for name in TENSORS:
+        tensors = [getattr(batch, name) for batch in batches]
+        values[name] = None if tensors[0] is None else torch.cat(tensors)
     return Batch(**values)
 
 

@@ -14,50 +14,10 @@ from lmzoo.nn import losses
 from lmzoo.nn.attention import rotary_tables, rotate, see
 from lmzoo.nn.config import LstmConfig, TransformerConfig
 from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
-from lmzoo.nn.lstm import BiLstm, Recurrence
+from lmzoo.nn.lstm import BiLstm
 from lmzoo.nn.sizes import SIZES, complete
 from lmzoo.nn.transformer import Transformer
 from lmzoo.types import Context
-
-
-def cell_by_hand(gates, starts, hidden_weight, projection, cell_clip, projection_clip):
-    """A projected LSTM in the plainest form, for autograd to differentiate."""
-    steps, stacks, rows, _ = gates.shape
-    cells = projection.shape[1]
-    state = gates.new_zeros(stacks, rows, projection.shape[2])
-    cell = gates.new_zeros(stacks, rows, cells)
-    states = []
-    for t in range(steps):
-        keep = (~starts[t]).float()[..., None]
-        state, cell = state * keep, cell * keep
-        into, forget, out, candidate = (gates[t] + state @ hidden_weight).split(cells, dim=-1)
-        cell = forget.sigmoid() * cell + into.sigmoid() * candidate.tanh()
-        cell = cell.clamp(-cell_clip, cell_clip)
-        state = ((out.sigmoid() * cell.tanh()) @ projection).clamp(-projection_clip, projection_clip)
-        states.append(state)
-    return torch.stack(states)
-
-
-@pytest.mark.parametrize("clips", [(3.0, 3.0), (0.3, 0.2)], ids=["open", "clipping"])
-def test_recurrence_equals_the_cell_written_by_hand(clips):
-    torch.manual_seed(0)
-    steps, stacks, rows, cells, width = 7, 2, 3, 5, 4
-    inputs = [
-        torch.randn(steps, stacks, rows, 4 * cells),
-        torch.randn(stacks, width, 4 * cells),
-        torch.randn(stacks, cells, width),
-    ]
-    starts = torch.rand(steps, stacks, rows) < 0.3
-    starts[0] = True
-    upstream = torch.randn(steps, stacks, rows, width)
-    results = []
-    for function in (Recurrence.apply, cell_by_hand):
-        gates, weight, projection = (x.clone().requires_grad_() for x in inputs)
-        states = function(gates, starts, weight, projection, *clips)
-        (states * upstream).sum().backward()
-        results.append((states, gates.grad, weight.grad, projection.grad))
-    for ours, by_hand in zip(*results, strict=True):
-        torch.testing.assert_close(ours, by_hand, atol=2e-5, rtol=1e-4)
 
 
 def test_one_layer_without_clipping_is_pytorchs_projected_lstm():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from lmzoo.nn.char_cnn import CharCnn
@@ -37,18 +40,39 @@ class Backbone(nn.Module):
         """What each position of its states has seen."""
         return self.encoder.context  # type: ignore[return-value]
 
-    def forward(self, batch: Batch, trace: Trace | None = None) -> Hidden:
+    def forward(self, batch: Batch, trace: Trace | None = None, wanted: Tensor | None = None) -> Hidden:
         """Encode a batch's (B, T) tokens as (B, T, D) states, documents kept apart.
 
         Args:
             batch: the rows.
             trace: filled with what it wants: see ``Trace``.
+            wanted: (N,) int64 the only places of B·T whose states will be looked at, each once; a
+                Transformer's last layer then spares the others, whose states are NaN.
         """
         x = self.embedding(batch.tokens, batch.positions, batch.segments, batch.unseen)
-        if trace is None:
-            return self.encoder(x, batch.documents, batch.positions)
-        trace.layers.append((x, x) if self.context is Context.APART else (x,))
-        return self.encoder(x, batch.documents, batch.positions, trace)
+        known: dict[str, Any] = {"whole": batch.whole} if self._attends else {}
+        if trace is not None:
+            trace.layers.append((x, x) if self.context is Context.APART else (x,))
+            return self.encoder(x, batch.documents, batch.positions, trace, **known)
+        if self._spares(wanted):
+            known["wanted"] = wanted
+        return self.encoder(x, batch.documents, batch.positions, **known)
+
+    @property
+    def _attends(self) -> bool:
+        return isinstance(self.encoder, Transformer | ApartTransformers)
+
+    def use_flex(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Let attention go by flex attention; why not, if it cannot: see ``Transformer.use_flex``."""
+        if not self._attends:
+            return "the model has no attention"
+        return self.encoder.use_flex(device, dtype)  # type: ignore[operator]
+
+    def _spares(self, wanted: Tensor | None) -> bool:
+        # compiled code would be made anew for every number of places, were they looked at
+        return (
+            not torch.compiler.is_compiling() and wanted is not None and isinstance(self.encoder, Transformer)
+        )
 
     def start(self, rows: int, capacity: int) -> Cache:
         """An empty cache for up to ``capacity`` tokens of ``rows`` rows; ``PAST`` alone can have one."""
@@ -69,6 +93,10 @@ class Backbone(nn.Module):
         A char-CNN is not in it: see ``flops_per_word``.
         """
         return self.encoder.flops_per_token(length)  # type: ignore[operator]
+
+    def flops_spared(self) -> int:
+        """How many fewer they are at a place that is not wanted: see ``forward``."""
+        return self.encoder.flops_spared() if isinstance(self.encoder, Transformer) else 0
 
     def flops_per_word(self) -> int:
         """Floating-point operations of a char-CNN's forward pass a distinct token; 0 without one."""

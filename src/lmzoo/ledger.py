@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -24,8 +25,9 @@ class Ledger:
     """Token predictions that were paid for with a loss; both directions of a biLM count."""
     flops: float = 0.0
     """Floating-point operations of forward and backward passes, heads and padding included: three
-    times the forward pass (Kaplan et al. 2020, section 2.1). A char-CNN is counted once a distinct token
-    of a row, however the rows are put in micro-batches."""
+    times the forward pass (Kaplan et al. 2020, section 2.1). What need not be computed in a Transformer's
+    last layer (see ``Backbone.forward``) is not in it, though compiled code computes it all the same. A
+    char-CNN is counted once a distinct token of a row, however the rows are put in micro-batches."""
     seconds: float = 0.0
     """Wall-clock time of the training steps; validation is not counted."""
     rows_an_epoch: int = 0
@@ -62,5 +64,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory held so far: of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        # getrusage would tell a parent's peak where that was larger: it is handed down at the start
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -96,7 +96,7 @@ class LanguageModelModule(L.LightningModule):
 
     def terms(self, task: Task) -> dict[str, LossTerm]:
         """The loss of a task, part by part, with gradients."""
-        return self.objective.loss(self.backbone(task.batch), task)
+        return self.objective.loss(self.backbone(task.batch, wanted=task.wanted), task)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """Corrupt, encode, predict: what a parallel strategy wraps."""
@@ -152,6 +152,8 @@ class LanguageModelModule(L.LightningModule):
             for name, count in task.counts().items():
                 counts[name] += count
         counts["tokens"] = int(batch.num_tokens())
+        spared = self.backbone.flops_spared()
+        counts["wanted"] = sum(_wanted(task) for task in tasks) if spared else 0
         counts["words"] = int(batch.num_distinct_by_row()) if self.backbone.flops_per_word() else 0
         packed = torch.tensor(list(counts.values()), dtype=torch.float64, device=self.device)
         return dict(zip(counts, self._over_ranks(packed).tolist(), strict=True))
@@ -170,6 +172,8 @@ class LanguageModelModule(L.LightningModule):
         ledger.tokens_seen += int(counts["tokens"])
         ledger.predicted_tokens += int(sum(counts[name] for name in self.objective.token_parts))
         forward = rows * length * self.backbone.flops_per_token(length)
+        spared = self.backbone.flops_spared()
+        forward -= (rows * length - int(counts["wanted"])) * spared if spared else 0
         forward += int(counts["words"]) * self.backbone.flops_per_word()
         named = {name: int(counts[name]) for name in self.objective.weights}
         ledger.flops += 3 * (forward + self.objective.flops(named, rows))
@@ -222,7 +226,7 @@ class LanguageModelModule(L.LightningModule):
 
     def _score(self, batch: Batch) -> None:
         task = self.objective.prepare(batch, VALIDATION_KEY, training=False)
-        terms = self.objective.scores(self.backbone(task.batch), task)
+        terms = self.objective.scores(self.backbone(task.batch, wanted=task.wanted), task)
         for name, term in terms.items():
             part = self._scores.parts[name]
             part.nats += float(term.total)
@@ -269,6 +273,11 @@ class LanguageModelModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ledger.load_state_dict(checkpoint["ledger"])
+
+
+def _wanted(task: Task) -> int:
+    """Places whose last states are asked for."""
+    return task.batch.tokens.numel() if task.wanted is None else len(task.wanted)
 
 
 def _summed(several: list[Scores]) -> Scores:

@@ -61,8 +61,8 @@ _BLOCK = 2**16
 def fast_bits(key: int, start: int, count: int) -> Tensor:
     """(count,) random int64 on the CPU: hashes of ``key`` and the numbers from ``start`` on.
 
-    SplitMix64 itself: the states are ``key`` plus multiples of the golden ratio. As ``bits`` with one counter,
-    but in place and block by block, for masks with millions of elements.
+    SplitMix64 itself: the states are ``key`` plus multiples of the golden ratio. As ``bits`` with one
+    counter, but in place and block by block, for masks with millions of elements.
     """
     import torch
 
@@ -123,8 +123,8 @@ def permuted(key: int, length: int, indices: np.ndarray) -> np.ndarray:
 def seed_dropout(seed: int, step: int, rank: int) -> None:
     """Seed the global generators, from which dropout draws, for one step of one rank.
 
-    Dropout cannot be keyed by position (it draws inside PyTorch's kernels), so it alone depends on
-    the number of ranks and micro-batches; a resumed run still repeats it exactly.
+    Dropout is drawn call by call, on a GPU inside PyTorch's kernels, and not by a row's number and position:
+    so it alone depends on the number of ranks and micro-batches. A resumed run still repeats it exactly.
     """
     import torch
 

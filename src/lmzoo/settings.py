@@ -70,6 +70,9 @@ class HardwareConfig:
     precision: str = "auto"
     """`auto` (bf16 where the processor has it), `fp32`, `bf16` or `fp16` (GPU only)."""
     compile: bool = False
+    attention: str = "auto"
+    """`auto` (lmzoo's own kernels on a CPU, PyTorch's elsewhere) or `flex` (on a GPU, without dropout: spares
+    the work between documents that share a row)."""
     micro_batch: int | None = None
     """Rows of one forward pass on one device; without it, the device's whole share of the batch."""
     workers: int = 0

@@ -93,6 +93,8 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
                 loggers,
                 RunRecord(described, wandb_id, store.content, vectors_found),
             )
+            if config.hardware.attention == "flex":
+                _use_flex(module, trainer.strategy.root_device, precision)
             if config.hardware.compile:
                 module.backbone.compile()
             _fit(trainer, module, datamodule, folder, saved)
@@ -215,6 +217,16 @@ def _build_trainer(
             BudgetBar(f"{config.model.name} {config.objective.name}"),
         ],
     )
+
+
+def _use_flex(module: LanguageModelModule, device: torch.device, precision: str) -> None:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    reason = module.backbone.use_flex(device, dtype)
+    if reason and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        console.print(
+            f"hardware.attention=flex is left out, and attention goes the usual way: {reason}",
+            soft_wrap=True, markup=False, highlight=False,
+        )  # fmt: skip
 
 
 def _fit(

@@ -70,12 +70,18 @@ class Batch:
     unseen: Tensor | None = None
     """What stands for words outside the vocabulary, whose ids are V, V + 1, …: (E, C) int64 their
     characters, or (E, D) their vectors; None in training, where every word has an id."""
+    whole: bool = False
+    """True where every row is known to be one document from end to end. It is looked at when a batch leaves
+    the CPU: a GPU would have to be waited for."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if self.documents.device.type != "cpu" or moved.documents.device.type == "cpu":
+            return moved
+        return replace(moved, whole=bool((self.documents == self.documents[:, :1]).all()))
 
     def pin_memory(self) -> Batch:
         return self._map(lambda tensor: tensor.pin_memory())
@@ -100,7 +106,7 @@ class Batch:
         return replace(self, **changes)
 
     def _map(self, function) -> Batch:
-        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "whole"}
         return replace(self, **{k: function(v) for k, v in given.items() if v is not None})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lmzoo.nn.dropout import draw_key, draws_here, keep_mask, mask_, masked, scale_of
+from lmzoo.nn.flex import attend_in_blocks
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 _BLOCK = 2**21
 """Weights computed at a time: 4 MB in bf16."""
@@ -27,10 +32,14 @@ _KEPT = 2**24
 class Visible:
     """Which keys each query may see."""
 
-    allowed: Tensor
-    """(B or 1, 1, T, K) bool."""
-    bias: Tensor | None
+    allowed: Tensor | None
+    """(B or 1, 1, T, K) bool; None where one of the last two says it."""
+    bias: Tensor | None = None
     """(B or 1, 1, T, K) 0 where allowed and -inf elsewhere, in the products' type; None if all is allowed."""
+    causal: bool = False
+    """Without ``allowed``: whether a query sees no later key; else it sees all."""
+    blocks: BlockMask | None = None
+    """What flex attention is told: see ``lmzoo.nn.flex``."""
 
 
 def product_type(x: Tensor) -> torch.dtype:
@@ -134,9 +143,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Visible, dropout:
         visible: see ``Visible``.
         dropout: probability that a weight is dropped.
     """
+    if visible.blocks is not None:
+        assert not dropout
+        return attend_in_blocks(query, key, value, visible.blocks)
+    if not query.numel():
+        return query.new_empty(query.shape)
     if draws_here(query):
         return _Attend.apply(query, key, value, visible.bias, dropout)  # type: ignore[return-value]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible.allowed, dropout_p=dropout)
+    if query.device.type == "cpu":  # compiled: PyTorch's kernel would stand as it is between fused others
+        assert visible.allowed is not None
+        scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
+        weights = scores.masked_fill(~visible.allowed, float("-inf")).softmax(-1)
+        return F.dropout(weights, dropout) @ value
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=visible.allowed, dropout_p=dropout, is_causal=visible.causal
+    )
 
 
 class _Attend(torch.autograd.Function):
@@ -187,7 +208,7 @@ class _Attend(torch.autograd.Function):
             grad_weights = torch.bmm(grad[block], value[block].transpose(1, 2))
             if mask is not None:
                 mask_(grad_weights, mask).mul_(scale)
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             _product(grad_scores, key[block], inner, grad_query[block])
             _product(grad_scores.transpose(1, 2), query[block], inner, grad_key[block])
         shape = (rows, heads, -1, width)
@@ -215,6 +236,7 @@ def _mask(ctx, weights: Tensor, block: slice) -> Tensor | None:
     """Which weights of a block are kept; None without dropout."""
     if not ctx.dropout:
         return None
-    offset = block.start * weights.shape[1] * weights.shape[2]
+    size = weights.shape[1] * weights.shape[2]
     # a hash serves four elements, so blocks start at multiples of four
-    return keep_mask(ctx.key, weights.shape, weights.dtype, ctx.dropout, offset + (-offset) % 4)
+    offset = block.start * (size + (-size) % 4)
+    return keep_mask(ctx.key, weights.shape, weights.dtype, ctx.dropout, offset)

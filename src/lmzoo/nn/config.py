@@ -108,7 +108,9 @@ class LstmConfig(ModelConfig):
     cell_size: int | None = None
     """Memory cells of a layer and direction, projected to `hidden_size`."""
     cell_clip: float = 3.0
+    """Largest absolute value of a cell; 0 for any."""
     projection_clip: float = 3.0
+    """Largest absolute value of a projected state; 0 for any. Where both are 0, cuDNN serves on a GPU."""
 
 
 MODELS: dict[str, type[ModelConfig]] = {

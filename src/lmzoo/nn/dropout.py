@@ -23,7 +23,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def threshold_of(probability: float) -> int:
     """How many of the 2^16 draws drop."""
-    return round(probability * 2**_LANE)
+    return min(round(probability * 2**_LANE), 2**_LANE - 1)
 
 
 def scale_of(probability: float) -> float:
@@ -31,7 +31,7 @@ def scale_of(probability: float) -> float:
     return 2**_LANE / (2**_LANE - threshold_of(probability))
 
 
-def draw_key(device: torch.device | None = None) -> int:
+def draw_key() -> int:
     """A key for a mask, from the global generator."""
     return int(torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64))
 
@@ -54,7 +54,7 @@ def keep_mask(key: int, shape: torch.Size, dtype: torch.dtype, probability: floa
 
 
 def masked(x: Tensor, keep: Tensor) -> Tensor:
-    """``x`` where ``keep`` has its bits set, else 0; not scaled."""
+    """``x`` where ``keep`` has its bits set, else 0 (also of NaN); not scaled."""
     return (x.view(keep.dtype) & keep).view(x.dtype)
 
 
@@ -83,7 +83,7 @@ class _Dropout(torch.autograd.Function):
 
 
 class _AddDropped(torch.autograd.Function):
-    """residual + x ⊙ keep / (1 - p), the sum in the residual's type."""
+    """residual + x ⊙ keep / (1 - p), in the wider of both types."""
 
     @staticmethod
     def forward(ctx, residual, x, probability):

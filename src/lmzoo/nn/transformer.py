@@ -18,12 +18,13 @@ from lmzoo.nn.attention import Visible, attend, product_type, rotary_tables, see
 from lmzoo.nn.cache import KeyValueCache, LayerMemory, past_only
 from lmzoo.nn.config import TransformerConfig
 from lmzoo.nn.dropout import Dropout
+from lmzoo.nn.flex import block_mask, why_not
 from lmzoo.nn.initial import draw_matrix
 from lmzoo.types import NO_DOCUMENT, Cache, Context, Hidden, Trace
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's scaled-dot-product attention."""
+    """Multi-head self-attention through scaled-dot-product attention."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -39,20 +40,22 @@ class Attention(nn.Module):
         seen: Visible,
         rotary: tuple[Tensor, Tensor] | None,
         memory: LayerMemory | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) to (B, T, D).
+        """(B, T, D) to (B, T, D), or to (N, D) at the wanted places.
 
         Args:
             x: the queries' states, and the keys' that come with them.
             seen: which of K keys a query may see; K is T without a memory.
             rotary: see ``rotary_tables``.
             memory: keys and values of earlier tokens; those of ``x`` are added to it.
+            wanted: (N,) int64 places of B·T whose result is asked for; all without it.
         """
         query, key, value = split_heads(self.qkv(x), self.num_heads, rotary)
         if memory is not None:
             key, value = memory.append(key, value)
         mixed = attend(query, key, value, seen, self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return self.out(_at(mixed.transpose(1, 2).reshape(x.shape), wanted))
 
     def weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, H, T, T) shares of the keys in each query's mixture, without dropout; 0 where not allowed."""
@@ -97,17 +100,25 @@ class Layer(nn.Module):
         seen: Visible,
         rotary: tuple[Tensor, Tensor] | None,
         memory: LayerMemory | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) to (B, T, D); the arguments are those of ``Attention``."""
+        """(B, T, D) to (B, T, D), or to (N, D) at the wanted places; the arguments are ``Attention``'s."""
+        normed = self.attention_norm(x) if self.pre else x
+        mixed = self.attention(normed, seen, rotary, memory, wanted)
+        x = self.dropout.add_to(_at(x, wanted), mixed)
         if self.pre:
-            x = self.dropout.add_to(x, self.attention(self.attention_norm(x), seen, rotary, memory))
             return self.dropout.add_to(x, self.ffn(self.ffn_norm(x)))
-        x = self.attention_norm(self.dropout.add_to(x, self.attention(x, seen, rotary, memory)))
+        x = self.attention_norm(x)
         return self.ffn_norm(self.dropout.add_to(x, self.ffn(x)))
 
     def attention_weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, H, T, T) the weights with which ``forward`` mixes."""
         return self.attention.weights(self.attention_norm(x) if self.pre else x, allowed, rotary)
+
+
+def _at(x: Tensor, places: Tensor | None) -> Tensor:
+    """(B, T, D) itself, or its (N, D) rows at the places of B·T."""
+    return x if places is None else x.flatten(0, 1).index_select(0, places)
 
 
 def make_norm(config: TransformerConfig) -> nn.LayerNorm:
@@ -126,7 +137,24 @@ class Transformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(Layer(config, first=i == 0) for i in range(config.num_layers))
         self.final_norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self.flex = False
         self.reset_parameters()
+
+    def use_flex(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Have attention skip what documents that share a row do not see of each other.
+
+        Args:
+            device: where the weights will be.
+            dtype: of the products.
+
+        Returns:
+            why that is not possible, and then nothing changes; or None.
+        """
+        assert self.config.hidden_size and self.config.num_heads
+        head_size = self.config.hidden_size // self.config.num_heads
+        reason = why_not(device, dtype, head_size, self.config.dropout)
+        self.flex = reason is None
+        return reason
 
     def reset_parameters(self) -> None:
         """Matrices as the config says, those that write to the residual path scaled down if it wants it."""
@@ -139,27 +167,55 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, documents: Tensor, positions: Tensor, trace: Trace | None = None) -> Hidden:
+    def forward(
+        self,
+        x: Tensor,
+        documents: Tensor,
+        positions: Tensor,
+        trace: Trace | None = None,
+        wanted: Tensor | None = None,
+        whole: bool = False,
+    ) -> Hidden:
         """Encode (B, T, D) with (B, T) document numbers and (B, T) positions within them.
 
-        A trace is given each layer's states and, if it wants them, attention weights; those of padding
-        are 0 as query and as key.
+        Args:
+            x: what the embedding gave.
+            documents: padding is ``NO_DOCUMENT``.
+            positions: within the document.
+            trace: given each layer's states and, if it wants them, attention weights; those of padding
+                are 0 as query and as key.
+            wanted: (N,) int64 places of B·T whose last states are asked for, each once. The last layer
+                leaves the others out, and they are NaN; not together with a trace.
+            whole: see ``Batch.whole``.
         """
-        allowed = visible(documents, causal=self.context is Context.PAST)
-        seen = see(allowed, product_type(x))
+        seen = self._see(documents, product_type(x), whole)
         rotary = self._rotary(x, positions)
+        shape, last = x.shape, self._stack[-1]
         for layer in self._stack:
-            before, x = x, layer(x, seen, rotary)
+            before, x = x, layer(x, seen, rotary, wanted=wanted if layer is last else None)
             if trace is not None:
                 trace.layers.append((x,))
                 if trace.want_attention:
+                    allowed = visible(documents, causal=self.context is Context.PAST)
                     weights = layer.attention_weights(before, allowed, rotary)
                     padding = (documents == NO_DOCUMENT)[:, None, :, None]
                     trace.attentions.append((weights.masked_fill(padding, 0.0),))
         x = self.final_norm(x)
         if trace is not None:
             trace.layers[-1] = (x,)
+        if wanted is not None:
+            # not 0, which would be taken for a state by whoever did not say that he wants it
+            x = x.new_full(shape, float("nan")).flatten(0, 1).index_copy(0, wanted, x).view(shape)
         return Hidden(self.context, states=x)
+
+    def _see(self, documents: Tensor, dtype: torch.dtype, whole: bool) -> Visible:
+        """What (B, T) documents may see of each other, in the form that is quickest here."""
+        causal = self.context is Context.PAST
+        if self.flex:
+            return Visible(None, blocks=block_mask(documents, causal=causal))
+        if whole and documents.device.type != "cpu":  # PyTorch's quickest kernels take no mask
+            return Visible(None, causal=causal)
+        return see(visible(documents, causal=causal), dtype)
 
     def start(self, rows: int, capacity: int) -> Cache:
         """An empty cache for up to ``capacity`` tokens of ``rows`` rows.
@@ -221,6 +277,13 @@ class Transformer(nn.Module):
         width = self.config.hidden_size or 0
         return 2 * matrices + len(self.layers) * 4 * length * width
 
+    def flops_spared(self) -> int:
+        """How many fewer they are at a place whose last state is not wanted: see ``forward``."""
+        last = self._stack[-1]
+        return 2 * sum(
+            p.numel() for part in (last.attention.out, last.ffn) for p in part.parameters() if p.dim() == 2
+        )
+
 
 def visible(documents: Tensor, *, causal: bool) -> Tensor:
     """Which keys a query may see: those of its own document, and if causal not the later ones.
@@ -252,13 +315,25 @@ class ApartTransformers(nn.Module):
         self.past = Transformer(config, Context.PAST)
         self.future = Transformer(config, Context.PAST)
 
-    def forward(self, x: Tensor, documents: Tensor, positions: Tensor, trace: Trace | None = None) -> Hidden:
+    def use_flex(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """See ``Transformer.use_flex``."""
+        reasons = [stack.use_flex(device, dtype) for stack in (self.past, self.future)]
+        return reasons[0] or reasons[1]
+
+    def forward(
+        self,
+        x: Tensor,
+        documents: Tensor,
+        positions: Tensor,
+        trace: Trace | None = None,
+        whole: bool = False,
+    ) -> Hidden:
         """As ``Transformer``; a trace is given both streams in the order of the text."""
         traces = [None if trace is None else Trace(trace.want_attention) for _ in range(2)]
-        past = self.past(x, documents, positions, traces[0]).states
+        past = self.past(x, documents, positions, traces[0], whole=whole).states
         # counted from the row's end: only differences count for rotary positions
         mirrored = (positions.shape[1] - 1 - positions).flip(1)
-        future = self.future(x.flip(1), documents.flip(1), mirrored, traces[1]).states
+        future = self.future(x.flip(1), documents.flip(1), mirrored, traces[1], whole=whole).states
         assert future is not None
         if trace is not None:
             there, back = cast(list[Trace], traces)

@@ -30,6 +30,8 @@ class Task:
 
     batch: Batch
     predictions: dict[str, Prediction]
+    wanted: Tensor | None = None
+    """(N,) int64 the places of B·T from whose states anything is predicted, each once; None for all."""
 
     def counts(self) -> dict[str, int]:
         """Number of predictions of each part of the loss."""
@@ -127,7 +129,7 @@ class Objective(nn.Module):
         terms = {}
         for name in self.token_parts:
             prediction = task.predictions[name]
-            states = self.stream(hidden, name).flatten(0, 1)[prediction.places]
+            states = self.stream(hidden, name).flatten(0, 1).index_select(0, prediction.places)
             total = self.head.loss(states, prediction.targets)
             terms[name] = LossTerm(total, total.new_tensor(len(prediction.targets)))
         return terms
@@ -138,7 +140,7 @@ class Objective(nn.Module):
         terms = {}
         for name in self.token_parts:
             prediction = task.predictions[name]
-            states = self.stream(hidden, name).flatten(0, 1)[prediction.places]
+            states = self.stream(hidden, name).flatten(0, 1).index_select(0, prediction.places)
             nats, hits = self.head.scores(states, prediction.targets)
             terms[name] = LossTerm(
                 nats.double().sum(), nats.new_tensor(len(nats)).double(), hits.double().sum()

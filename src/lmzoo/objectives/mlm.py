@@ -65,4 +65,4 @@ class Mlm(Objective):
         corrupted, chosen = mask_tokens(batch, self.config if training else VALIDATION, self.special, key)
         places = chosen.flatten().nonzero().flatten()
         prediction = Prediction(places, batch.tokens.flatten()[places])
-        return Task(batch.replace(tokens=corrupted), {"mlm": prediction})
+        return Task(batch.replace(tokens=corrupted), {"mlm": prediction}, wanted=places)

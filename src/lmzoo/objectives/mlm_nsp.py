@@ -27,8 +27,12 @@ class MlmNsp(Mlm):
     def prepare(self, batch: Batch, key: int, *, training: bool) -> Task:
         task = super().prepare(batch, key, training=training)
         assert batch.is_random is not None
+        assert task.wanted is not None
         rows = torch.arange(len(batch), device=batch.tokens.device)
-        return Task(task.batch, task.predictions | {"nsp": Prediction(rows, batch.is_random)})
+        # [CLS] begins each row, and is never masked; two streams are read at a row's end too (`pooled`)
+        apart = self.context is Context.APART
+        wanted = None if apart else torch.cat([task.wanted, rows * batch.tokens.shape[1]])
+        return Task(task.batch, task.predictions | {"nsp": Prediction(rows, batch.is_random)}, wanted)
 
     def pooled(self, hidden: Hidden, batch: Batch) -> Tensor:
         """(B, S·D): the state of ``[CLS]``; from two streams, each where it has read the whole row."""
