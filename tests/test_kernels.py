@@ -108,7 +108,8 @@ def test_no_draw_serves_two_blocks_of_attention(monkeypatch):
         return keep_mask(key, shape, dtype, probability, offset)
 
     monkeypatch.setattr(attention, "keep_mask", watched)
-    attend(*(torch.randn(3, 2, 7, 4) for _ in range(3)), see(visible(3, 7, "past"), torch.float32), 0.5)
+    inputs = [torch.randn(3, 2, 7, 4, requires_grad=True) for _ in range(3)]
+    attend(*inputs, see(visible(3, 7, "past"), torch.float32), 0.5)
     assert len(drawn) == 6
     used = [number for first, count in drawn for number in range(first, first + count)]
     assert len(used) == len(set(used))
@@ -118,7 +119,7 @@ def test_no_draw_serves_two_blocks_of_attention(monkeypatch):
     "shape", [(0, 2, 5, 4), (2, 2, 0, 4), (1, 1, 1, 4)], ids=["no rows", "no tokens", "one"]
 )
 def test_attention_of_next_to_nothing(shape):
-    inputs = [torch.randn(shape) for _ in range(3)]
+    inputs = [torch.randn(shape, requires_grad=True) for _ in range(3)]
     rows, _, length, _ = shape
     out = attend(*inputs, see(torch.ones(rows, 1, length, length, dtype=torch.bool), torch.float32), 0.0)
     assert out.shape == shape
@@ -148,7 +149,7 @@ def test_heads_are_laid_out_as_by_views(turned):
 
 def test_geglu_is_its_formula():
     torch.manual_seed(5)
-    x = torch.randn(3, 4, 10)
+    x = torch.randn(3, 4, 10).bfloat16()
 
     def plain(x):
         raised, gate = x.chunk(2, dim=-1)
@@ -252,6 +253,12 @@ def test_nothing_is_dropped_outside_training_nor_at_0():
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
     torch.testing.assert_close(Dropout(0.5).eval().add_to(x, x), 2 * x)
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.0, 2.0, float("nan")])
+def test_what_is_no_probability_is_refused(probability):
+    with pytest.raises(ValueError, match="dropout"):
+        Dropout(probability)
 
 
 def test_rows_that_are_not_contiguous_are_dropped_too():

@@ -101,7 +101,7 @@ def rotary_tables(positions: Tensor, head_size: int, base: float) -> tuple[Tenso
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_size/2) of (B, H, T, head_size) by their position's angle."""
-    return (x * cos).addcmul_(_quarter_turn(x), sin)
+    return x * cos + _quarter_turn(x) * sin
 
 
 def _quarter_turn(x: Tensor) -> Tensor:
@@ -148,9 +148,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Visible, dropout:
         return attend_in_blocks(query, key, value, visible.blocks)
     if not query.numel():
         return query.new_empty(query.shape)
-    if draws_here(query):
+    learning = torch.is_grad_enabled() and query.requires_grad
+    # a model in use in 32 bits takes PyTorch's kernel as transformers does, or rounding adds up to more than 1e-5
+    if draws_here(query) and (learning or query.dtype.itemsize == 2):
         return _Attend.apply(query, key, value, visible.bias, dropout)  # type: ignore[return-value]
-    if query.device.type == "cpu":  # compiled: PyTorch's kernel would stand as it is between fused others
+    if (
+        query.device.type == "cpu" and torch.compiler.is_compiling()
+    ):  #: PyTorch's kernel would stand as it is between fused others
         assert visible.allowed is not None
         scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
         weights = scores.masked_fill(~visible.allowed, float("-inf")).softmax(-1)

@@ -111,10 +111,15 @@ class Dropout(nn.Module):
 
     Args:
         probability: that an element is dropped, 0 to 1, 1 excluded.
+
+    Raises:
+        ValueError: it is none.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"a dropout of {probability} is no probability below 1")
         self.probability = probability
 
     @property

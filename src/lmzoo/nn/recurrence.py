@@ -11,8 +11,6 @@ where all steps are kept, so that products over all steps need no copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -98,7 +96,8 @@ class Walk:
     def __init__(self, weight: Tensor, project: Tensor, clips: tuple[float, float]) -> None:
         self.cells, self.width = project.shape[1:]
         self.weight, self.project = weight.clone(), project
-        self.weight[..., 3 * self.cells :] *= 2  # see _squash
+        # tanh x = 2 σ(2x) - 1: with the candidate doubled, one call of the sigmoid serves all gates
+        self.weight[..., 3 * self.cells :] *= 2
         self.clips = clips
 
     @torch.no_grad()
@@ -137,7 +136,7 @@ class Walk:
         squashed = cell_states.new_empty(stacks, rows, cells)
         cell_clip, projection_clip = self.clips
         block = None
-        for first, last in _blocks(gates):
+        for first, last in _blocks(steps, gates[0].numel()):
             if block is None or activations is not None or last - first != len(block):
                 block = gates.new_empty(last - first, *gates.shape[1:], dtype=torch.float32)
             block.copy_(gates[first:last])
@@ -194,10 +193,8 @@ def _walk_back(
     back_weight, back_project = weight.transpose(1, 2), project.transpose(1, 2)
     # room for one step
     grad_gate = cell_states.new_empty(stacks, rows, 4 * cells)
-    grad_gate_parts, grad_out_gate = (
-        grad_gate.unflatten(-1, (4, cells)),
-        grad_gate[..., 2 * cells : 3 * cells],
-    )
+    grad_gate_parts = grad_gate.unflatten(-1, (4, cells))
+    grad_out_gate = grad_gate_parts[..., 2, :]
     from_gates, from_projected = weight.new_empty(stacks, rows, width), weight.new_empty(stacks, rows, cells)
     grad_output, grad_from_later = from_projected.float(), from_gates.float()
     grad_cell = torch.zeros_like(cell_states[0])
@@ -205,10 +202,10 @@ def _walk_back(
     # and for one block
     longest = max(map(len, activations))
     factors = cell_states.new_empty(longest, stacks, rows, 4, cells)
-    squashed, by_out, by_cell, passed = cell_states.new_empty(4, longest, stacks, rows, cells)
+    squashed, by_cell, passed = cell_states.new_empty(3, longest, stacks, rows, cells)
     grads, open_states = cell_states.new_empty(2, longest, stacks, rows, width)
-    later = False  # whether there is a step after this one
-    for block, (first, last) in zip(reversed(activations), reversed(list(_spans(activations))), strict=True):
+    blocks = _blocks(steps, stacks * rows * 4 * cells)
+    for block, (first, last) in zip(reversed(activations), reversed(blocks), strict=True):
         size = last - first
         into, forget, out, candidate = block.split(cells, dim=-1)
         # what a gate's gradient is to be multiplied with: by the gradient of the cell, or of the output
@@ -217,16 +214,16 @@ def _walk_back(
         _sigmoid_backward(candidate, into, grad_input=factors[:size, ..., 0, :])
         _sigmoid_backward(before, forget, grad_input=factors[:size, ..., 1, :])
         _tanh_backward(into, candidate, grad_input=factors[:size, ..., 3, :])
-        _sigmoid_backward(squashed[:size], out, grad_input=by_out[:size])
+        _sigmoid_backward(squashed[:size], out, grad_input=factors[:size, ..., 2, :])
         _tanh_backward(out, squashed[:size], grad_input=by_cell[:size])
         _clamp_backward(by_cell[:size], after, -cell_clip, cell_clip, grad_input=by_cell[:size])
         _clamp_backward(forget, before, -cell_clip, cell_clip, grad_input=passed[:size])
         torch.lt(states[first:last].abs(), projection_clip, out=open_states[:size])
         torch.mul(grad_states[first:last], open_states[:size], out=grads[:size])
-        views = (x[:size].unbind() for x in (grads, open_states, by_cell, by_out, factors, passed))
+        views = (x[:size].unbind() for x in (grads, open_states, by_cell, factors, passed))
         walked = list(zip(range(first, last), *views, strict=True))
-        for t, grad, is_open, of_cell, of_out, of_gates, carried in reversed(walked):
-            if later:
+        for t, grad, is_open, of_cell, of_gates, carried in reversed(walked):
+            if t < steps - 1:
                 grad.addcmul_(grad_from_later, is_open)
             grad_projected_of[t].copy_(grad)
             _product(grad_projected_of[t], back_project, from_projected, grad_output)
@@ -234,7 +231,7 @@ def _walk_back(
             if restarts[t]:  # the cell before counts for 0 here
                 of_gates[..., 1, :] *= keep[t]
             torch.mul(of_gates, wide, out=grad_gate_parts)
-            torch.mul(of_out, grad_output, out=grad_out_gate)
+            torch.mul(of_gates[..., 2, :], grad_output, out=grad_out_gate)
             grad_gates_of[t].copy_(grad_gate)
             if t:
                 grad_cell.mul_(carried)
@@ -242,7 +239,6 @@ def _walk_back(
                 if restarts[t]:
                     grad_cell *= keep[t]
                     grad_from_later *= keep[t]
-            later = True
     return grad_gates, grad_projected
 
 
@@ -283,18 +279,10 @@ def _restarts(starts: Tensor) -> list[bool]:
     return starts.flatten(1).any(1).tolist()
 
 
-def _blocks(gates: Tensor) -> Iterator[tuple[int, int]]:
-    """First and last step, the last excluded, of each block."""
-    steps = max(BLOCK // gates[0].numel(), 1)
-    for first in range(0, len(gates), steps):
-        yield first, min(first + steps, len(gates))
-
-
-def _spans(blocks: list[Tensor]) -> Iterator[tuple[int, int]]:
-    first = 0
-    for block in blocks:
-        yield first, first + len(block)
-        first += len(block)
+def _blocks(steps: int, gates: int) -> list[tuple[int, int]]:
+    """First and last step, the last excluded, of each block, where a step has so many ``gates``."""
+    size = max(BLOCK // gates, 1)
+    return [(first, min(first + size, steps)) for first in range(0, steps, size)]
 
 
 def _over_steps(left: Tensor, right: Tensor) -> Tensor:
