@@ -2,7 +2,8 @@
 
 On a CPU it is written out here, with its gradient: PyTorch's fused kernel took 30 ms where three plain
 products and a softmax take 7 (32 rows of 4 heads, 128 x 64, bf16, forward and backward, two cores), and 44
-with dropout. Elsewhere, and in compiled code, PyTorch's own is called.
+with dropout. Compiled code has the formula, which the
+compiler fuses; other devices, and a model in use in 32 bits, have PyTorch's own.
 """
 
 from __future__ import annotations
@@ -149,12 +150,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Visible, dropout:
     if not query.numel():
         return query.new_empty(query.shape)
     learning = torch.is_grad_enabled() and query.requires_grad
-    # a model in use in 32 bits takes PyTorch's kernel as transformers does, or rounding adds up to more than 1e-5
+    # a model in use in 32 bits takes the kernel that transformers takes, or rounding adds up to above 1e-5
     if draws_here(query) and (learning or query.dtype.itemsize == 2):
         return _Attend.apply(query, key, value, visible.bias, dropout)  # type: ignore[return-value]
-    if (
-        query.device.type == "cpu" and torch.compiler.is_compiling()
-    ):  #: PyTorch's kernel would stand as it is between fused others
+    if query.device.type == "cpu" and torch.compiler.is_compiling():
+        # PyTorch's kernel would stand as it is between fused others
         assert visible.allowed is not None
         scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
         weights = scores.masked_fill(~visible.allowed, float("-inf")).softmax(-1)
