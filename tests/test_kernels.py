@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from builders import PAIRS, SPECIAL, random_batch, small_module
+from lmzoo import training
 from lmzoo.nn import attention, dropout
 from lmzoo.nn.activations import ACTIVATIONS
 from lmzoo.nn.attention import attend, rotary_tables, rotate, see, split_heads
@@ -343,3 +344,10 @@ def test_the_ledger_does_not_count_what_is_spared(micro_batch):
     expected += predicted * 2 * (width * width + vocabulary * width)
     assert 0 < predicted < rows * length
     assert module.ledger.flops == 3 * expected
+
+
+def test_that_compiling_does_not_pay_on_a_cpu_is_said_once(capsys):
+    training._tell_of_compiling(torch.device("cpu"))
+    assert capsys.readouterr().err.count("slower") == 1
+    training._tell_of_compiling(torch.device("cuda"))
+    assert capsys.readouterr().err == ""

@@ -96,6 +96,7 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
             if config.hardware.attention == "flex":
                 _use_flex(module, trainer.strategy.root_device, precision)
             if config.hardware.compile:
+                _tell_of_compiling(trainer.strategy.root_device)
                 module.backbone.compile()
             _fit(trainer, module, datamodule, folder, saved)
             metrics = _measure(trainer, module, datamodule, config, store)
@@ -217,6 +218,18 @@ def _build_trainer(
             BudgetBar(f"{config.model.name} {config.objective.name}"),
         ],
     )
+
+
+def _tell_of_compiling(device: torch.device) -> None:
+    """One line where compiled code is slower than what it stands in for."""
+    if device.type == "cpu" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        console.print(
+            "hardware.compile=true on a CPU: compiled code has neither lmzoo's attention nor dropout, and "
+            "spares the last layer nothing; as a rule it is slower (docs/performance.md)",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
 
 
 def _use_flex(module: LanguageModelModule, device: torch.device, precision: str) -> None:
