@@ -102,3 +102,9 @@ def random_batch(objective: str = "mlm", *, rows: int = 4, length: int = 24, see
         made = [[document(length)] for _ in range(rows - 1)] + [[document(length - 5)]]
         return with_pairs(batch_of(made, length))
     return batch_of(made, length)
+
+
+def loss_of(module, batch) -> torch.Tensor:
+    """What a training step differentiates, of one batch."""
+    terms = module(batch)
+    return torch.stack([module.objective.weights[n] * t.total / t.count for n, t in terms.items()]).sum()

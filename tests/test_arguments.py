@@ -27,6 +27,8 @@ class Brew:
     layers: list[int] | None = None
     guests: list[str] = field(default_factory=list)
     seed: int | None = 1
+    pot_lid: str | None = field(default=None, metadata={"key": "pot.lid"})
+    """Whether `it` fits."""
 
 
 def brew(*argv: str) -> Brew:
@@ -55,6 +57,17 @@ def test_values_take_the_type_of_their_key(argument, expected):
     made = getattr(brew(argument), argument.partition("=")[0])
     assert made == expected
     assert type(made) is type(expected)
+
+
+def test_a_field_may_have_a_key_with_a_dot():
+    assert brew("pot.lid=loose").pot_lid == "loose"
+    assert brew().pot_lid is None
+    for argv, message in (
+        (["pot_lid=loose"], "pot_lid: there is no such key; did you mean pot.lid?"),
+        (["pot.lid=a", "pot.lid=b"], "pot.lid is given twice"),
+    ):
+        with pytest.raises(LmzooError, match=message):
+            brew(*argv)
 
 
 @pytest.mark.parametrize("text", ["a=b", "[MASK]", "null", "5", ": {", ""])
@@ -106,5 +119,6 @@ def test_help_says_what_each_key_is(capsys):
         "kettle            steel|glass = steel.",
         "layers            list[int] = null.",
         "sugar             bool = false.",
+        "pot.lid           str = null. Whether it fits.",
     ):
         assert piece in told

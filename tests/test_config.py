@@ -38,7 +38,11 @@ CHOICES = sorted(
     if group.is_dir()
     for file in group.glob("*.yaml")
 )
-NEEDED = {("data", "text"): ["data.train=books.txt"], ("data", "hub"): ["data.name=owner/texts"]}
+NEEDED = {
+    ("data", "text"): ["data.train=books.txt"],
+    ("data", "hub"): ["data.name=owner/texts"],
+    ("data", "task"): ["data.task=agnews"],
+}
 
 
 def refusal(*overrides: str) -> str:
@@ -50,7 +54,7 @@ def refusal(*overrides: str) -> str:
 
 
 def test_the_groups_are_those_of_the_design():
-    groups = "model objective data tokenizer optimizer schedule hardware logger experiment"
+    groups = "model objective data task tokenizer optimizer schedule hardware logger experiment"
     assert {group for group, _ in CHOICES} == set(groups.split())
     assert {choice for group, choice in CHOICES if group == "model"} == set(MODELS)
     assert [choice for group, choice in CHOICES if group == "objective"] == list(OBJECTIVES)

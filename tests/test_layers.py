@@ -14,12 +14,23 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "lmzoo"
 
 FLOORS: list[list[str]] = [
-    ["", "errors", "types", "rng", "progress"],
+    ["", "errors", "types", "rng", "progress", "places"],
     ["text", "data", "nn"],
     ["backbone", "objectives"],
     [
-        *("settings", "optim", "ledger", "modules", "hub", "logs", "callbacks", "summary", "distributed"),
-        *("artifacts", "vectors", "inference", "analysis"),
+        *(
+            "settings",
+            "muon",
+            "optim",
+            "ledger",
+            "modules",
+            "hub",
+            "logs",
+            "callbacks",
+            "summary",
+            "distributed",
+        ),
+        *("distributed", "artifacts", "vectors", "inference", "analysis", "yardsticks", "tasks"),
     ],
     [
         *("checks", "config", "adoption", "refusals", "folders", "help", "cli", "arguments", "checkpoints"),
@@ -33,6 +44,8 @@ FLOORS: list[list[str]] = [
             "fill_mask",
             "generate",
             "attention",
+            "evaluate",
+            "finetune",
             "main",
         ),
     ],
@@ -44,8 +57,9 @@ APART = {("data", "nn"), ("nn", "data"), ("text", "data"), ("text", "nn"), ("nn"
 """Rooms of one floor that never import each other; `data` alone reads from `text`."""
 TORCH_FREE = ["lmzoo.text.config", "lmzoo.data.config", "lmzoo.nn.config", "lmzoo.objectives.config",
               "lmzoo.settings", "lmzoo.config", "lmzoo.cli", "lmzoo.main", "lmzoo", "lmzoo.hub.describe",
-              "lmzoo.adoption", "lmzoo.arguments"]  # fmt: skip
-NEEDS = {"lmzoo.hub.remote": "transformers"}
+              "lmzoo.adoption", "lmzoo.arguments", "lmzoo.yardsticks.registry", "lmzoo.evaluate",
+              "lmzoo.finetune", "lmzoo.tasks.settings"]  # fmt: skip
+NEEDS = {"lmzoo.hub.remote": "transformers", "lmzoo.yardsticks.harness": "lm_eval"}
 """Files that no other imports, by the package that they need and lmzoo does not."""
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from builders import PAIRS, SMALL, SPECIAL, VOCAB_SIZE, random_batch, small_module
+from builders import PAIRS, SMALL, SPECIAL, VOCAB_SIZE, loss_of, random_batch, small_module
 from lmzoo.backbone import Backbone, build_encoder
 from lmzoo.hub.folder import export_model, initialize_from, load_exported
 from lmzoo.ledger import Ledger
@@ -19,11 +19,6 @@ from lmzoo.nn.sizes import complete
 from lmzoo.optim import build_optimizer, learning_rate_factor
 from lmzoo.settings import BudgetConfig, OptimizerConfig, ScheduleConfig
 from lmzoo.types import Context
-
-
-def loss_of(module, batch) -> torch.Tensor:
-    terms = module(batch)
-    return torch.stack([module.objective.weights[n] * t.total / t.count for n, t in terms.items()]).sum()
 
 
 @pytest.mark.parametrize(("family", "objective"), PAIRS)

@@ -30,6 +30,8 @@ _ARCHITECTURE = (
 def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> list[str]:
     """``overrides``, and in front of them what the model of their ``init_from=`` brings.
 
+    `task=` is put in `data.`'s words on the way: see ``with_task``.
+
     Args:
         overrides: the command line, its flags left out.
         composed: what Hydra makes of overrides (``lmzoo.config.composed``).
@@ -37,6 +39,7 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     Raises:
         LmzooError: there is no such model, or a sweep over several.
     """
+    overrides = with_task(overrides)
     given = {key.lstrip("+"): value for key, _, value in (entry.partition("=") for entry in overrides)}
     source = _unquoted(given.get("init_from", "null"))
     if source in ("null", ""):
@@ -64,6 +67,20 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     if described.tokenizer_path and not any(key.split(".")[0] == "tokenizer" for key in given):
         brought["tokenizer.file"] = _spelt(str(Path(described.tokenizer_path).absolute()))
     return [f"{key}={value}" for key, value in brought.items() if key not in given] + overrides
+
+
+def with_task(overrides: list[str]) -> list[str]:
+    """`task=NAME`, `task.root=` and so on as `data.task=`, `data.root=`; `data=task` comes with them."""
+    said = [entry.partition("=") for entry in overrides]
+    if not any(key == "task" for key, _, _ in said):
+        return overrides
+    changed = [
+        f"data.{key.removeprefix('task.')}={value}"
+        if key.partition(".")[0] == "task"
+        else f"{key}{sign}{value}"
+        for key, sign, value in said
+    ]
+    return changed if any(key == "data" for key, _, _ in said) else ["data=task", *changed]
 
 
 def _model_asked_for(

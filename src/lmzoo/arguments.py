@@ -42,7 +42,7 @@ def parse(argv: list[str], command: str, kind: type[T]) -> T | None:
     if {"-h", "--help"} & set(argv):
         print(help_text(command, kind))
         return None
-    entries: dict[str, Field[Any]] = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    entries: dict[str, Field[Any]] = {key_of(entry): entry for entry in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     given: dict[str, Any] = {}
     for argument in argv:
@@ -56,14 +56,19 @@ def parse(argv: list[str], command: str, kind: type[T]) -> T | None:
             raise LmzooError(f"{key}: there is no such key; {hint}")
         if key in given:
             raise LmzooError(f"{key} is given twice; leave one out")
-        given[key] = read_value(key, value, hints[key])
+        given[key] = read_value(key, value, hints[entries[key].name])
         choices = entries[key].metadata.get("choices")
         if choices and given[key] is not None:
             one_of(key, given[key], choices)
-    missing = [name for name, entry in entries.items() if name not in given and _is_required(entry)]
+    missing = [key for key, entry in entries.items() if key not in given and _is_required(entry)]
     if missing:
-        raise LmzooError(f"{command} needs {' and '.join(f'{name}=' for name in missing)}; --help says more")
-    return kind(**given)
+        raise LmzooError(f"{command} needs {' and '.join(f'{key}=' for key in missing)}; --help says more")
+    return kind(**{entries[key].name: value for key, value in given.items()})
+
+
+def key_of(entry: Field[Any]) -> str:
+    """What is typed for a field: its name, or the ``key`` of its metadata, as `task.root` for `task_root`."""
+    return entry.metadata.get("key", entry.name)
 
 
 def read_value(key: str, text: str, hint: Any) -> Any:
@@ -155,7 +160,7 @@ def _key_line(entry: Field[Any], text: str) -> str:
     kind = str(entry.type).removesuffix(" | None")
     choices = entry.metadata.get("choices")
     kind = "|".join(map(str, choices)) if choices else kind
-    return help_entry(f"  {entry.name}", f"{kind}{default}. {text}".strip(), indent=20)
+    return help_entry(f"  {key_of(entry)}", f"{kind}{default}. {text}".strip(), indent=20)
 
 
 def help_entry(left: str, right: str, indent: int) -> str:

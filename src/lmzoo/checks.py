@@ -12,6 +12,7 @@ from lmzoo.objectives.config import OBJECTIVES, MlmConfig, ObjectiveConfig
 from lmzoo.settings import BudgetConfig, HardwareConfig, ScheduleConfig
 from lmzoo.text.config import TOKENIZERS, TokenizerConfig, check_tokenizer
 from lmzoo.types import Context
+from lmzoo.yardsticks.registry import check_at_end
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.name": tuple(MODELS),
@@ -24,7 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.sentences": ("split", "lines"),
     "data.view": VIEWS,
     "tokenizer.name": TOKENIZERS,
-    "optimizer.name": ("adamw",),
+    "optimizer.name": ("adamw", "muon"),
     "schedule.name": ("linear", "cosine", "inverse_sqrt", "constant", "wsd"),
     "hardware.accelerator": ("auto", "cpu", "gpu"),
     "hardware.strategy": ("auto", "ddp"),
@@ -67,6 +68,8 @@ INTERVALS: dict[str, str] = {
     "optimizer.lr": "(0, inf)",
     "optimizer.beta1": "[0, 1)",
     "optimizer.beta2": "[0, 1)",
+    "optimizer.matrix_lr": "(0, inf)",
+    "optimizer.momentum": "[0, 1)",
     "optimizer.eps": "(0, 1)",
     "optimizer.weight_decay": "[0, inf)",
     "optimizer.gradient_clip": "[0, inf)",
@@ -114,13 +117,14 @@ def check_values(config: object) -> None:
     """Check every choice and every number of a whole training config on its own.
 
     Raises:
-        LmzooError: naming the key, its value and what would do.
+        LmzooError: naming the key, its value and what would do; or a file of ``evaluate_at_end``.
     """
     for key, value, choices in _values(config, CHOICES):
         one_of(key, value, choices)
     for key, value, interval in _values(config, INTERVALS):
         if not _inside(value, interval):
             raise LmzooError(f"{key}={value} is out of range: give a number in {interval}")
+    check_at_end(getattr(config, "evaluate_at_end", None))
 
 
 def check_view(objective: ObjectiveConfig, view: str) -> None:

@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmzoo import checks
+from lmzoo.data.config import OPENERS, DataConfig
 from lmzoo.errors import LmzooError, one_of
 from lmzoo.nn.config import MODELS, LstmConfig, TransformerConfig
 from lmzoo.nn.sizes import choose_size, complete
 from lmzoo.objectives.config import OBJECTIVES, choose_context
+from lmzoo.places import config_folder
 from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
+from lmzoo.tasks.text import TaskSource
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-
-def config_folder() -> Path:
-    """The folder of the YAML groups: inside the package where it was installed, else the repository's."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+OPENERS["task"] = TaskSource
 
 
 def register_schemas() -> None:
@@ -102,7 +101,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def _make_paths_absolute(config: TrainConfig) -> None:
     """A run may be resumed from any working folder, so its config must not rest on this one."""
     # the parts of a data set are splits of it, and itself is a path only where it is a folder
-    texts = ("name",) if config.data.source == "hub" else ("train", "valid", "test")
+    if config.data.source == "task":
+        _make_task_paths_absolute(config.data)
+    texts = {"hub": ("name",), "task": ("root",)}.get(config.data.source, ("train", "valid", "test"))
     for owner, name in (
         *((config.data, part) for part in texts),
         (config.tokenizer, "file"),
@@ -119,6 +120,14 @@ def _make_paths_absolute(config: TrainConfig) -> None:
             setattr(owner, name, _absolute(given))
         elif isinstance(given, list):
             setattr(owner, name, [_absolute(str(path)) for path in given])
+
+
+def _make_task_paths_absolute(data: DataConfig) -> None:
+    """A task may be a name, and its files may lie under its root: only what lies here is a path from here."""
+    for name in ("task", "train", "valid", "test"):
+        given = getattr(data, name)
+        if isinstance(given, str) and given and Path(given).expanduser().is_file():
+            setattr(data, name, _absolute(given))
 
 
 def _absolute(path: str) -> str:

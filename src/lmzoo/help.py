@@ -73,7 +73,11 @@ def _groups(only: tuple[str, ...] | None) -> str:
     return "\n".join(lines)
 
 
-_NO_DEFAULT = {"objective": "default: the model's own", "experiment": "default: none"}
+_NO_DEFAULT = {
+    "objective": "default: the model's own",
+    "experiment": "default: none",
+    "task": "default: none; brings data=task",
+}
 
 
 def _default_choices() -> dict[str, str]:

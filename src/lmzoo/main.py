@@ -15,6 +15,8 @@ COMMANDS = {
     "export": "a run as a folder that transformers opens",
     "embed": "vectors of texts or of their tokens",
     "score": "how likely texts are",
+    "evaluate": "zero-shot yardsticks of a run",
+    "finetune": "a labelled task: frozen probes and fine-tuning",
     "fill-mask": "what a masked model would put in a gap",
     "generate": "how a causal model goes on with a text",
     "attention": "a page that shows attention, or an LSTM's gates",

@@ -83,7 +83,9 @@ class LanguageModelModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # a fused step takes the loss scale of fp16 off by itself, too late for clipping
         scaled = self._trainer is not None and self.trainer.precision_plugin.precision == "16-mixed"
-        return build_optimizer(self, self.optimizer_config, fused=not scaled)
+        halved = self._trainer is not None and self.trainer.precision_plugin.precision == "bf16-mixed"
+        dtype = torch.bfloat16 if halved else torch.float32
+        return build_optimizer(self, self.optimizer_config, fused=not scaled, dtype=dtype)
 
     @property
     def progress(self) -> float:
@@ -117,7 +119,7 @@ class LanguageModelModule(L.LightningModule):
         # the middle of the step's share of the budget: neither the first step nor the last is void
         factor = learning_rate_factor(self.schedule_config, (before + self.progress) / 2)
         for group in optimizer.param_groups:  # type: ignore[union-attr]
-            group["lr"] = self.optimizer_config.lr * factor
+            group["lr"] = self.optimizer_config.lr * factor * group.get("scale", 1.0)
         optimizer.zero_grad()  # type: ignore[union-attr]
         sums = torch.zeros(len(self.objective.weights) + 1, dtype=torch.float64, device=self.device)
         for number, task in enumerate(tasks):

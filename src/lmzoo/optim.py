@@ -1,4 +1,4 @@
-"""AdamW with decay groups, and learning rates as functions of the budget's spent share."""
+"""AdamW with decay groups, or Muon beside it, and learning rates as functions of the budget's spent share."""
 
 from __future__ import annotations
 
@@ -7,26 +7,60 @@ import math
 import torch
 from torch import nn
 
+from lmzoo.muon import Muon
 from lmzoo.settings import OptimizerConfig, ScheduleConfig
 
 
 def build_optimizer(
-    module: nn.Module, config: OptimizerConfig, *, fused: bool = True
+    module: nn.Module, config: OptimizerConfig, *, fused: bool = True, dtype: torch.dtype = torch.float32
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019); matrices decay, norms and biases do not."""
-    decayed = [p for p in module.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in module.parameters() if p.requires_grad and p.dim() < 2]
+    """AdamW (Loshchilov and Hutter 2019), or Muon for the encoder's matrices beside it.
+
+    Matrices decay, norms and biases do not.
+
+    Args:
+        module: whose parameters are optimised; with Muon, one that has a backbone.
+        config: which one, with its rates.
+        fused: one kernel for a step of AdamW.
+        dtype: of Muon's products.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    hidden = hidden_matrices(module.backbone.encoder) if config.name == "muon" else []  # type: ignore[union-attr]
+    elsewhere = {id(matrix) for matrix, _ in hidden}
+    decayed = [p for p in trained if p.dim() >= 2 and id(p) not in elsewhere]
+    others = [p for p in trained if p.dim() < 2]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+    groups = [group for group in groups if group["params"]]
+    adamw = {"betas": (config.beta1, config.beta2), "eps": config.eps, "fused": fused}
+    if not hidden:
+        return torch.optim.AdamW(groups, lr=config.lr, **adamw)
+    return Muon(
+        hidden,
+        groups,
         lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=fused,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        dtype=dtype,
+        scale=(config.matrix_lr or config.lr) / config.lr,
+        **adamw,
     )
+
+
+def hidden_matrices(encoder: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """The encoder's matrices, each with the number of those that it holds on top of each other."""
+    parts = {
+        f"{prefix}.{name}": count
+        for prefix, part in encoder.named_modules()
+        for name, count in getattr(part, "stacked", {}).items()
+    }
+    return [
+        (weight, parts.get(name, 1))
+        for name, weight in encoder.named_parameters()
+        if weight.dim() == 2 and weight.requires_grad
+    ]
 
 
 def learning_rate_factor(config: ScheduleConfig, spent: float) -> float:

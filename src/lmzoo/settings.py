@@ -7,6 +7,7 @@ Types and defaults only; nothing here imports torch, so that `--help` and a refu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lmzoo.data.config import DataConfig
 from lmzoo.nn.config import ModelConfig
@@ -16,7 +17,7 @@ from lmzoo.text.config import TokenizerConfig
 
 @dataclass
 class OptimizerConfig:
-    """`optimizer=`: AdamW with weight decay on matrices only."""
+    """`optimizer=`: AdamW with weight decay on matrices only; or Muon beside it, for the encoder's."""
 
     name: str = "adamw"
     lr: float = 3e-3
@@ -25,6 +26,10 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.4
     """Strong, for short runs that read a small text several times; long runs want less of it."""
+    matrix_lr: float | None = None
+    """Muon's rate, where it is not to be lr."""
+    momentum: float = 0.95
+    """Muon's; AdamW has beta1 instead."""
     gradient_clip: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
 
@@ -150,5 +155,8 @@ class TrainConfig:
     its tokenizer."""
     resume: str | None = None
     """A run folder to go on in; the config comes from there."""
+    evaluate_at_end: Any = None
+    """Yardsticks to take when the run is done, one or a list (`lmzoo evaluate --help` has the names); their
+    files are looked for in the folder that `LMZOO_DATA` names."""
     context: str | None = None
     """`past`, `full` or `apart`; derived: the first that the objective accepts and the model gives."""

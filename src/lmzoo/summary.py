@@ -22,7 +22,10 @@ PART_NAMES = {
 }
 """Parts of the objectives' losses, in words; a part that is not here goes by its own name."""
 
-PLACES = ("config.yaml", "metrics.json", "history.csv", "checkpoints", "model", "wandb", "tensorboard")
+PLACES = (
+    *("config.yaml", "metrics.json", "history.csv", "checkpoints", "model", "evaluations", "wandb"),
+    "tensorboard",
+)
 
 
 def summary_table(

@@ -36,6 +36,7 @@ from lmzoo.progress import console
 from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.summary import summary_table
 from lmzoo.vectors import fill_from_file
+from lmzoo.yardsticks.run import at_end
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -116,6 +117,15 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
             )
             if config.logger.log_model:
                 log_models(loggers, folder, metrics["run"])
+            if config.evaluate_at_end:
+                device = str(trainer.strategy.root_device)
+                metrics["evaluations"] = at_end(
+                    config.evaluate_at_end, folder, store, seq_len=config.seq_len, device=device
+                )
+                _write_json(folder / "metrics.json", metrics)
+                known = {f"evaluation/{n}": f for n, f in metrics["evaluations"].items() if f is not None}
+                for logger in loggers if known else []:
+                    logger.log_metrics(known, step=module.ledger.steps)
         exit_code = 0
     finally:
         close_loggers(loggers, exit_code)

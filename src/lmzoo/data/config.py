@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lmzoo.errors import LmzooError, one_of
 
-SOURCES = ("stdlib", "text", "hub")
+SOURCES = ("stdlib", "text", "hub", "task")
+OPENERS: dict[str, Callable[[Any], Any]] = {}
+"""What opens a source that belongs to a room above this one, by its name; the top floor puts it here."""
 VIEWS = ("stream", "sentences", "pairs")
 
 
@@ -16,17 +19,23 @@ class DataConfig:
     """`data=`: which text, which part of it is held out, and the form in which it is cut."""
 
     source: str = "stdlib"
-    """`stdlib` (English out of the running CPython), `text` (your own files) or `hub` (Hugging Face)."""
+    """`stdlib` (English out of the running CPython), `text` (your own files), `hub` (Hugging Face) or `task`
+    (the training texts of a labelled task)."""
     name: str | None = None
     """`data=hub`: the name of a data set, or a folder in the same layout."""
     subset: str | None = None
     """`data=hub`: which configuration of the data set, where it has several."""
     revision: str | None = None
     """`data=hub`: a commit, branch or tag of the data set; without it, the newest."""
+    task: str | None = None
+    """`data=task`: the name of the task, or FILE.yaml of your own; `task=NAME` says the same."""
+    root: str | None = None
+    """`data=task`: the folder that the task's files lie in; also `task.root=`."""
     column: str = "text"
     """The column or field that holds the text (`data=hub`, and .parquet and .jsonl of `data=text`)."""
     train: Any = None
-    """`data=text`: one path, a list of paths, or a glob. `data=hub`: a split, by default `train`."""
+    """`data=text`: one path, a list of paths, or a glob. `data=hub`: a split, by default `train`.
+    `data=task`: a file in place of the task's own."""
     valid: Any = None
     """Likewise; without it, a data set's `validation` split, or a part of `train` is held out."""
     test: Any = None
@@ -59,11 +68,15 @@ def check_sources(data: DataConfig) -> None:
                 )
         if data.column != DataConfig.column:
             raise LmzooError(f"data.column={data.column} goes with data=text or data=hub")
-    if data.source != "hub":
-        for key in ("name", "subset", "revision"):
-            if getattr(data, key) is not None:
-                raise LmzooError(f"data.{key}={getattr(data, key)} goes with data=hub")
+    if data.source == "task" and data.column != DataConfig.column:
+        raise LmzooError(f"data.column={data.column} goes with data=text or data=hub; a task names its own")
+    for source, keys in (("hub", ("name", "subset", "revision")), ("task", ("task", "root"))):
+        for key in keys:
+            if data.source != source and getattr(data, key) is not None:
+                raise LmzooError(f"data.{key}={getattr(data, key)} goes with data={source}")
     if data.source == "text" and data.train is None:
         raise LmzooError("data=text needs data.train=: a path, a list of paths or a glob")
+    if data.source == "task" and data.task is None:
+        raise LmzooError("data=task needs data.task=: the name of a labelled task, e.g. agnews")
     if data.source == "hub" and data.name is None:
         raise LmzooError("data=hub needs data.name=: a data set of Hugging Face, or a folder like one")

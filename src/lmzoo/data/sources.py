@@ -1,4 +1,4 @@
-"""Where documents come from: the running Python, files, or a Hugging Face data set."""
+"""Where documents come from: the running Python, files, a Hugging Face data set, or another room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from lmzoo.data.config import DataConfig, check_sources
+from lmzoo.data.config import OPENERS, DataConfig, check_sources
 from lmzoo.data.store import PARTS
 from lmzoo.errors import LmzooError
 from lmzoo.text.hub import VALIDATION, HubText
@@ -140,8 +140,12 @@ def open_source(data: DataConfig) -> Source:
             return PythonSource()
         case "text":
             return FileSource(given, data.column)
-        case _:
+        case "hub":
             return HubSource(data, given)
+        case source if source in OPENERS:
+            return OPENERS[source](data)
+        case source:
+            raise LmzooError(f"data={source} is opened by a room above this one: import lmzoo.config first")
 
 
 def _names(given: Any) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lmzoo.errors import LmzooError
 from lmzoo.inference.engine import BATCH_TOKENS, Engine, by_length
 from lmzoo.inference.reading import Offsets, Readings
-from lmzoo.types import Hidden
+from lmzoo.types import Batch, Hidden
 
 DIRECTIONS = {"clm": ("clm",), "bilm": ("forward", "backward")}
 """Parts of the objectives that predict from neighbours."""
@@ -122,40 +123,113 @@ def _nats(engine: Engine, hidden: Hidden, part: str, asked: list[tuple[list[int]
     states = engine.objective.stream(hidden, part)  # (B, T, D)
     length = states.shape[1]
     places = [row * length + first + i for row, (ids, first) in enumerate(asked) for i in range(len(ids))]
-    targets = [token for ids, _ in asked for token in ids]
-    nats = iter(_log_probabilities(engine, states, places, targets))
+    targets = np.array([token for ids, _ in asked for token in ids], dtype=np.int64)
+    chosen = states.flatten(0, 1)[torch.tensor(places, dtype=torch.long, device=engine.device)]
+    nats = iter(log_probabilities(engine, chosen, targets).tolist())
     return [[next(nats) for _ in ids] for ids, _ in asked]
 
 
-def _log_probabilities(engine: Engine, states: Tensor, places: list[int], targets: list[int]) -> list[float]:
-    """Of each target, from the state at its place among the B·T positions."""
-    chosen = states.flatten(0, 1)[torch.tensor(places, dtype=torch.long, device=engine.device)]
-    nats, _ = engine.objective.head.scores(
-        chosen, torch.tensor(targets, dtype=torch.long, device=engine.device)
-    )
-    return (-nats).tolist()
+def log_probabilities(engine: Engine, states: Tensor, targets: np.ndarray) -> np.ndarray:
+    """(N,) float64 log-probabilities of (N,) ids, each from its (N, S·D) state; inside ``engine.running``."""
+    nats, _ = engine.objective.head.scores(states, torch.from_numpy(targets).to(engine.device))
+    return -nats.double().cpu().numpy()
 
 
 def _masked_scores(engine: Engine, readings: Readings, batch_tokens: int) -> Iterator[TextScore]:
     """Each token from all the others: as many rows as tokens, the token masked in its own."""
-    mask = engine.mask()
-    rows = [engine.row(inputs) for inputs in readings.inputs]
-    asked = [(i, place) for i, ids in enumerate(readings.ids) for place in range(len(ids))]
-    found = [[0.0] * len(ids) for ids in readings.ids]
-    for group in by_length([len(rows[i]) for i, _ in asked], batch_tokens):
-        masked = [list(rows[asked[g][0]]) for g in group]
-        for row, g in zip(masked, group, strict=True):
-            row[1 + asked[g][1]] = mask
-        batch = engine.batch(masked, readings)
+    lengths = [len(ids) for ids in readings.ids]
+    gaps = np.array([(i, place, place) for i, n in enumerate(lengths) for place in range(n)], dtype=np.int64)
+    nats = gap_nats(engine, readings, gaps.reshape(-1, 3), batch_tokens)
+    found = np.split(nats, np.cumsum(lengths)[:-1])
+    for i in range(len(lengths)):
+        yield _summed(engine, readings, i, {"mlm": found[i].tolist()}, None)
+
+
+def gap_nats(
+    engine: Engine, readings: Readings, gaps: np.ndarray, batch_tokens: int, *, framed: bool = True
+) -> np.ndarray:
+    """Log-probability of tokens of texts, each from a row of its own in which a gap from it on is masked.
+
+    Args:
+        engine: a masked model.
+        readings: the texts.
+        gaps: (N, 3) int64 number of the text, place of the token in it, and last place that is masked.
+        batch_tokens: tokens of a batch.
+        framed: whether a row has the special tokens around the text, as in training.
+
+    Returns:
+        (N,) float64 nats.
+    """
+    rows = [engine.row(inputs) if framed else list(inputs) for inputs in readings.inputs]
+    before = engine.opening if framed else 0
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)[gaps[:, 0]]
+    found = np.zeros(len(gaps))
+    for length in np.unique(lengths)[::-1]:  # the longest first: what does not fit shows at once
+        chosen = np.flatnonzero(lengths == length)
+        texts, number = np.unique(gaps[chosen, 0], return_inverse=True)
+        base = engine.batch([rows[text] for text in texts], readings)
+        targets = np.array([readings.ids[text][place] for text, place in gaps[chosen, :2].tolist()])
+        places = np.stack([number, gaps[chosen, 1] + before, gaps[chosen, 2] + before], axis=1)
+        found[chosen] = masked_nats(engine, base, places, targets, batch_tokens)
+    return found
+
+
+_HELD_TOKENS = 2**18
+"""Tokens of masked rows that are made at a time."""
+
+
+def masked_nats(
+    engine: Engine, base: Batch, gaps: np.ndarray, targets: np.ndarray, batch_tokens: int
+) -> np.ndarray:
+    """Log-probability of targets at the first place of gaps in rows, each gap masked in a copy of its row.
+
+    Where all rows are one document, copies that are equal are read once: the sentences of a pair that
+    differ in one word give the same row where that word is masked.
+
+    Args:
+        engine: a masked model.
+        base: (B, T) rows.
+        gaps: (N, 3) int64 row, first and last place of every gap.
+        targets: (N,) int64 ids.
+        batch_tokens: tokens of a batch.
+
+    Returns:
+        (N,) float64 nats.
+    """
+    base = base.to("cpu")
+    tokens, length, mask = base.tokens.numpy(), base.tokens.shape[1], engine.mask()
+    alike = all(bool((part == part[:1]).all()) for part in (base.documents, base.positions))
+    columns = np.arange(length)
+    found = np.zeros(len(gaps))
+    held = max(1, _HELD_TOKENS // length)
+    for start in range(0, len(gaps), held):
+        rows, first, last = gaps[start : start + held].T
+        masked = np.where((columns >= first[:, None]) & (columns <= last[:, None]), mask, tokens[rows])
+        kept, copies = _distinct(masked) if alike else (np.arange(len(rows)),) * 2
+        states = []
         with engine.running():
-            states = engine.objective.stream(engine.backbone(batch), "mlm")
-            length = states.shape[1]
-            places = [n * length + 1 + asked[g][1] for n, g in enumerate(group)]
-            targets = [readings.ids[asked[g][0]][asked[g][1]] for g in group]
-            for g, nats in zip(group, _log_probabilities(engine, states, places, targets), strict=True):
-                found[asked[g][0]][asked[g][1]] = nats
-    for i in range(len(rows)):
-        yield _summed(engine, readings, i, {"mlm": found[i]}, None)
+            for group in by_length([length] * len(kept), batch_tokens):
+                chosen = kept[group]
+                batch = Batch(
+                    torch.from_numpy(masked[chosen]),
+                    base.documents[rows[chosen]],
+                    base.positions[rows[chosen]],
+                    torch.arange(len(chosen)),
+                    unseen=base.unseen,
+                ).to(engine.device)
+                places = torch.from_numpy(np.arange(len(chosen)) * length + first[chosen]).to(engine.device)
+                hidden = engine.objective.stream(engine.backbone(batch, wanted=places), "mlm")
+                states.append(hidden.flatten(0, 1).index_select(0, places))
+            asked = torch.cat(states)[torch.from_numpy(copies).to(engine.device)]
+            found[start : start + held] = log_probabilities(engine, asked, targets[start : start + held])
+    return found
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows that are not repeats, and for every row the place of its like among them."""
+    places: dict[bytes, int] = {}
+    copies = np.array([places.setdefault(row.tobytes(), len(places)) for row in rows], dtype=np.int64)
+    return np.unique(copies, return_index=True)[1], copies
 
 
 _KINDS = {"clm": "log-likelihood", "bilm": "mean of two directions"}

@@ -8,7 +8,7 @@ slow, so the recurrence is written out in recurrence.py.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ from lmzoo.types import Cache, Context, Hidden, Trace
 
 class LstmLayer(nn.Module):
     """Weights of one layer of one direction; the gates in the order input, forget, output, candidate."""
+
+    stacked: ClassVar[dict[str, int]] = {"input_weight": 4, "hidden_weight": 4}
 
     def __init__(self, config: LstmConfig) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ positions, GeGLU, no biases. The published models' choices are config of the sam
 from __future__ import annotations
 
 import math
-from typing import NoReturn, cast
+from typing import ClassVar, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from lmzoo.types import NO_DOCUMENT, Cache, Context, Hidden, Trace
 
 class Attention(nn.Module):
     """Multi-head self-attention through scaled-dot-product attention."""
+
+    stacked: ClassVar[dict[str, int]] = {"qkv.weight": 3}
+    """Weights that hold several matrices on top of each other, and how many; the same in other modules."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -74,6 +77,7 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.up = nn.Linear(config.hidden_size, config.ffn_size * (2 if gated else 1), bias=config.bias)
         self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=config.bias)
+        self.stacked = {"up.weight": 2} if gated else {}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))

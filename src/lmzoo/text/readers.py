@@ -93,7 +93,7 @@ def _documents(path: Path, advance: Callable[[int], object] | None, column: str)
     reader = partial(_jsonl_documents, field=column) if kind == ".jsonl" else _READERS[kind]
     told = 0
     with open_unpacked(path) as (unpacked, raw):
-        for document in reader(path, _numbered_lines(path, unpacked)):
+        for document in reader(path, numbered_lines(path, unpacked)):
             yield document
             if advance is not None:
                 advance(raw.tell() - told)
@@ -127,7 +127,12 @@ def _kind(path: Path) -> str:
     return "" if inner == _PARQUET else inner
 
 
-def _numbered_lines(path: Path, lines: Iterable[bytes] | IO[bytes]) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, lines: Iterable[bytes] | IO[bytes]) -> Iterator[tuple[int, str]]:
+    """A file's lines in UTF-8, numbered from 1, a byte-order mark left out.
+
+    Raises:
+        LmzooError: naming file and line: it is not UTF-8.
+    """
     for number, line in enumerate(lines, 1):
         if number == 1:
             line = line.removeprefix(_BOM)

@@ -1,0 +1,165 @@
+"""`python -m lmzoo.evaluate`: zero-shot yardsticks of a trained model."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lmzoo import cli
+from lmzoo.arguments import parse
+from lmzoo.errors import LmzooError
+
+if TYPE_CHECKING:
+    from lmzoo.settings import TrainConfig
+
+_LENGTH = 128
+"""Tokens of a block where nobody knows on how many a model was trained."""
+
+
+@dataclass
+class Evaluate:
+    """Measure what a model has learned, the same way for every kind, without training it further.
+
+    bits_per_byte and pseudo_likelihood: what it pays for a text. minimal_pairs: whether it finds the
+    acceptable sentence likelier. corpus_pairs: the same on held-out sentences and damaged twins of them.
+    words_in_context and word_senses: whether a word's vectors tell its senses. contextuality: how far its
+    vectors depend on the context. quick: what needs no file beside the run's validation text; all: the rest
+    too. Each is written to evaluations/NAME.json in the run folder, item by item in NAME.items.jsonl.gz;
+    what has no meaning for a kind of model is written as null, with the reason."""
+
+    examples: ClassVar[str] = """\
+        lmzoo evaluate run=outputs/DATE/TIME
+        lmzoo evaluate run=outputs/DATE/TIME yardstick=minimal_pairs pairs=blimp.jsonl.gz precision=bf16
+        lmzoo evaluate run=my-bert yardstick=[pseudo_likelihood,corpus_pairs] text=my.txt to=measured"""
+
+    run: str
+    """A run folder or a Hugging Face folder."""
+    yardstick: list[str] = field(default_factory=lambda: ["quick"])
+    """One or several: bits_per_byte, pseudo_likelihood, minimal_pairs, corpus_pairs, words_in_context,
+    word_senses, contextuality, quick, all."""
+    text: str | None = None
+    """A held-out text, in the layout of data.train; without it the run's own validation text."""
+    pairs: str | None = None
+    """Minimal pairs in BLiMP's format (.jsonl, also packed)."""
+    root: str | None = None
+    """The folder with zeroshot/ and wsd/; without it the one that the environment variable LMZOO_DATA
+    names."""
+    to: str | None = None
+    """The folder in which evaluations/ is made, if not the run folder."""
+    limit: int | None = None
+    """Items of each group at most, the first ones; for a trial."""
+    batch_tokens: int | None = None
+    """Tokens of a batch, padding included; without it 2,048 on a CPU, whose cache they fit, and 16,384
+    elsewhere."""
+    device: str = "cpu"
+    """As PyTorch names it: cpu, cuda."""
+    precision: str = field(default="fp32", metadata={"choices": ("fp32", "bf16", "fp16")})
+    """Of the products; bf16 takes about half the time where the processor has it, fp16 needs a GPU."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the command line says.
+
+    Raises:
+        SystemExit: status 1 after a refusal, 130 after an interruption.
+    """
+    with cli.one_line():
+        wanted = parse(list(sys.argv[1:] if argv is None else argv), "evaluate", Evaluate)
+        if wanted is not None:
+            _evaluate(wanted)
+
+
+def _evaluate(wanted: Evaluate) -> None:
+    from lmzoo.yardsticks.registry import data_root, named
+
+    named(wanted.yardstick)
+    root = data_root(wanted.root)
+    text, pairs = (_file(key, getattr(wanted, key)) for key in ("text", "pairs"))
+    run = run_folder(Path(wanted.run).expanduser())
+    folder = _target(wanted, run)
+    config = None
+    if run is not None:
+        from lmzoo.config import load_config
+
+        config = load_config(run / "config.yaml")
+    from lmzoo.hub.describe import describe
+    from lmzoo.inference.model import load  # torch, after the arguments have been accepted
+    from lmzoo.yardsticks.base import Asked
+    from lmzoo.yardsticks.run import batch_tokens_of, evaluate
+
+    began = time.perf_counter()
+    length = describe(wanted.run).seq_len or _LENGTH
+    model = load(wanted.run, device=wanted.device, precision=wanted.precision)
+    asked = Asked(
+        text=text,
+        pairs=pairs,
+        root=root,
+        validation=None if config is None else validation_of(config),
+        seq_len=length,
+        limit=wanted.limit,
+        batch_tokens=batch_tokens_of(wanted.device) if wanted.batch_tokens is None else wanted.batch_tokens,
+    )
+    found = evaluate(model, wanted.yardstick, asked, folder, tell=lambda line: print(line, flush=True))
+    if found:
+        print(f"in {folder / 'evaluations'}, {time.perf_counter() - began:.1f} s in all", flush=True)
+
+
+def _file(key: str, given: str | None) -> Path | None:
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise LmzooError(f"{key}={given} {'is a folder' if path.is_dir() else 'does not exist'}; give a file")
+    return path
+
+
+def run_folder(path: Path) -> Path | None:
+    """The run folder that ``path`` is, or whose model folder it is; None where it is neither."""
+    for folder in (path, path.parent):
+        if (folder / "config.yaml").is_file() and (folder == path or path.name == "model"):
+            return folder
+    return None
+
+
+def _target(wanted: Evaluate, run: Path | None) -> Path:
+    """Where the evaluations go.
+
+    Raises:
+        LmzooError: it is not said, and the model comes from the hub.
+    """
+    if wanted.to is not None:
+        return Path(wanted.to).expanduser()
+    folder = run or Path(wanted.run).expanduser()
+    if not folder.is_dir():
+        raise LmzooError(f"run={wanted.run} is no folder here; give to=FOLDER, where evaluations/ is to lie")
+    return folder
+
+
+def validation_of(config: TrainConfig) -> Callable[[], list[list[str]]]:
+    """What gives the sentences of a run's validation text, out of its prepared corpus.
+
+    Raises:
+        LmzooError: when it is called, and the corpus cannot be had any more.
+    """
+
+    def sentences() -> list[list[str]]:
+        from lmzoo.data.prepare import default_cache_dir, prepare
+        from lmzoo.yardsticks.run import sentences_of
+
+        try:
+            store = prepare(config.data, config.tokenizer, Path(config.cache_dir or default_cache_dir()))
+        except LmzooError as error:
+            raise LmzooError(
+                f"the run's validation text cannot be had ({error}); give text=FILE, a held-out text"
+            ) from error
+        return sentences_of(store)
+
+    return sentences
+
+
+if __name__ == "__main__":
+    main()

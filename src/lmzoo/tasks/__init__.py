@@ -1,0 +1,1 @@
+"""Labelled tasks: frozen probes and fine-tuning."""

@@ -1,0 +1,1 @@
+"""Zero-shot measurements that any backbone can take."""

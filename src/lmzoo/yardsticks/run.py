@@ -1,0 +1,189 @@
+"""Yardsticks taken of a model, one after another, and written beside it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from lmzoo import __version__
+from lmzoo.data.store import Store
+from lmzoo.errors import LmzooError
+from lmzoo.inference.model import LanguageModel, load
+from lmzoo.inference.sources import slow_progress
+from lmzoo.progress import console
+from lmzoo.yardsticks.base import FOLDER, Asked, Measured, save
+from lmzoo.yardsticks.registry import BLIMP, data_root, missing_file, named, yardstick
+
+Told = Callable[[str], object]
+
+
+def evaluate(
+    model: LanguageModel,
+    yardsticks: object,
+    asked: Asked,
+    folder: str | Path,
+    *,
+    tell: Told = lambda line: None,
+    refused: Callable[[str, LmzooError], object] | None = None,
+) -> dict[str, Measured]:
+    """Take yardsticks, and write ``evaluations/NAME.json`` and ``NAME.items.jsonl.gz`` for each.
+
+    What has no meaning for this kind of model is written too, without a figure and with the reason. Of a
+    group (`quick`, `all`), what has no file here is left out, and said.
+
+    Args:
+        model: the model.
+        yardsticks: a name, or a list of names; `quick` and `all` stand for several.
+        asked: files and bounds. Without ``pairs``, BLiMP is looked for under ``root``.
+        folder: the run folder, or another to write to.
+        tell: given a line for each yardstick as soon as it is done.
+        refused: given the name and the error of a yardstick that refuses, after which the others go on;
+            without it the first refusal ends the call, and what was done before it stays written.
+
+    Returns:
+        the outcomes by name, those left out not among them.
+
+    Raises:
+        LmzooError: an unknown name, a file that is missing or wrong, a bound that is not positive, or a
+            folder that cannot be written.
+    """
+    for key in ("batch_tokens", "limit", "seq_len"):
+        value = getattr(asked, key)
+        if value is not None and value < 1:
+            raise LmzooError(f"{key}={value} is not positive")
+    folder = Path(folder)
+    refuse_unwritable(folder)
+    chosen = named(yardsticks)
+    left_out = {name: lacking for name in chosen if (lacking := missing_file(name, asked.root, asked.pairs))}
+    for name, lacking in left_out.items():
+        if chosen[name] and refused is None:
+            raise LmzooError(lacking)
+    if asked.validation is not None:
+        asked = replace(asked, validation=cache(asked.validation))
+    if asked.pairs is None and asked.root is not None:
+        asked = replace(asked, pairs=asked.root / BLIMP)
+    found: dict[str, Measured] = {}
+    for name in chosen:
+        if name in left_out:
+            tell(f"{name:<18}left out: {left_out[name]}")
+            continue
+        began = time.perf_counter()
+        try:
+            measured = yardstick(name)(model, asked)
+            if measured.figure is not None and not math.isfinite(measured.figure):
+                raise LmzooError(f"{name} is {measured.figure}; take precision=fp32, or sound weights")
+            seconds = time.perf_counter() - began
+            save(folder, name, measured, _header(model, seconds))
+        except LmzooError as error:
+            if refused is None:
+                raise
+            refused(name, error)
+            continue
+        found[name] = measured
+        tell(line(name, measured, seconds))
+    return found
+
+
+def at_end(
+    yardsticks: object, folder: Path, store: Store, *, seq_len: int, device: str
+) -> dict[str, float | None]:
+    """Take yardsticks of a run that is done and exported; what refuses is told, and never raised.
+
+    Args:
+        yardsticks: as ``evaluate`` takes them.
+        folder: the run folder, with `model/` in it.
+        store: the run's prepared corpus.
+        seq_len: tokens of a row in its training.
+        device: as PyTorch names it.
+
+    Returns:
+        the figures by name, None where one has no meaning for this kind of model.
+    """
+
+    def tell(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def refused(name: str, error: LmzooError) -> None:
+        tell(f"evaluate_at_end={name}: {error}")
+
+    try:
+        asked = Asked(
+            root=data_root(),
+            validation=lambda: sentences_of(store),
+            seq_len=seq_len,
+            batch_tokens=batch_tokens_of(device),
+        )
+        model = load(folder / "model", device=device)
+        found = evaluate(model, yardsticks, asked, folder, tell=tell, refused=refused)
+    except LmzooError as error:
+        tell(f"evaluate_at_end: {error}")
+        return {}
+    return {name: measured.figure for name, measured in found.items()}
+
+
+def batch_tokens_of(device: str) -> int:
+    """Tokens of a batch that a device is quickest with."""
+    return 2048 if device.startswith("cpu") else 16384
+
+
+def _header(model: LanguageModel, seconds: float) -> dict[str, object]:
+    engine = model.engine
+    precisions = {"None": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+    return {
+        "model": model.name,
+        "objective": model.objective,
+        "version": __version__,
+        "device": str(engine.device),
+        "precision": precisions[str(engine.dtype)],
+        "seconds": round(seconds, 3),
+    }
+
+
+def line(name: str, measured: Measured, seconds: float) -> str:
+    """One yardstick as a line for people: its figure and unit, or why there is none; items and seconds."""
+    if measured.figure is None:
+        return f"{name:<18}–  {measured.reason}"
+    digits = 2 if measured.unit.startswith("%") else 4
+    cost = f"{len(measured.items):,} items  {seconds:.1f} s"
+    return f"{name:<18}{measured.figure:.{digits}f} {measured.unit}  {cost}"
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder into which the evaluations cannot be written, before anything is measured.
+
+    Raises:
+        LmzooError: naming it.
+    """
+    target = folder / FOLDER
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    try:  # what a look at the rights says of a mounted or a full disk is not always so
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise LmzooError(
+            f"{folder} cannot be written to ({error.strerror}); give to=FOLDER, another for the evaluations"
+        ) from error
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def sentences_of(store: Store, part: str = "valid") -> list[list[str]]:
+    """The sentences of every document of a part of a prepared corpus, as the tokenizer gives them back."""
+    held, tokenizer = store.parts[part], store.tokenizer
+    found = []
+    with slow_progress("reading the validation text", held.num_documents) as advance:
+        for number in range(held.num_documents):
+            starts, ends = held.sentence_bounds(number)
+            bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+            found.append([tokenizer.decode(held.tokens[start:end].tolist()) for start, end in bounds])
+            advance(1)
+    return found
