@@ -101,6 +101,7 @@ def test_every_legal_pair_trains_on_real_text_and_leaves_the_run_folder(family, 
         "version": "0.1.0",
         "precision": "fp32",
         "git": None,
+        "content": metrics["run"]["content"],
         "vectors_found": None,
     }
     ledger, valid = metrics["ledger"], metrics["valid"]

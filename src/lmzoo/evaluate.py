@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -74,11 +75,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate(wanted: Evaluate) -> None:
-    from lmzoo.yardsticks.registry import data_root, named
+    from lmzoo.yardsticks.registry import QUICK, data_root, named
 
-    named(wanted.yardstick)
+    chosen = named(wanted.yardstick)
     root = data_root(wanted.root)
     text, pairs = (_file(key, getattr(wanted, key)) for key in ("text", "pairs"))
+    if pairs is not None and "minimal_pairs" not in chosen:
+        raise LmzooError(
+            f"pairs={wanted.pairs} goes with yardstick=minimal_pairs; add it, or leave pairs= out"
+        )
+    if text is not None and not set(QUICK) & set(chosen):
+        raise LmzooError(f"text={wanted.text} goes with yardstick={', '.join(QUICK)}; leave it out")
     run = run_folder(Path(wanted.run).expanduser())
     folder = _target(wanted, run)
     config = None
@@ -98,7 +105,7 @@ def _evaluate(wanted: Evaluate) -> None:
         text=text,
         pairs=pairs,
         root=root,
-        validation=None if config is None else validation_of(config),
+        validation=None if config is None or run is None else validation_of(config, run),
         seq_len=length,
         limit=wanted.limit,
         batch_tokens=batch_tokens_of(wanted.device) if wanted.batch_tokens is None else wanted.batch_tokens,
@@ -139,11 +146,11 @@ def _target(wanted: Evaluate, run: Path | None) -> Path:
     return folder
 
 
-def validation_of(config: TrainConfig) -> Callable[[], list[list[str]]]:
+def validation_of(config: TrainConfig, folder: Path) -> Callable[[], list[list[str]]]:
     """What gives the sentences of a run's validation text, out of its prepared corpus.
 
     Raises:
-        LmzooError: when it is called, and the corpus cannot be had any more.
+        LmzooError: when it is called, and the corpus cannot be had any more, or is another one by now.
     """
 
     def sentences() -> list[list[str]]:
@@ -156,6 +163,13 @@ def validation_of(config: TrainConfig) -> Callable[[], list[list[str]]]:
             raise LmzooError(
                 f"the run's validation text cannot be had ({error}); give text=FILE, a held-out text"
             ) from error
+        record = folder / "metrics.json"
+        known = json.loads(record.read_text("utf-8"))["run"].get("content") if record.is_file() else None
+        if known not in (None, store.content):
+            raise LmzooError(
+                f"run={folder}: its text or tokenizer is not what it was trained with; "
+                "give text=FILE, a held-out text"
+            )
         return sentences_of(store)
 
     return sentences

@@ -84,7 +84,11 @@ def finetuned(asked: Finetune) -> str:
     )
     from lmzoo.tasks.result import check_folder, folder_of, save, table
 
-    named = folder_of(place, data.config.name, asked.mode, variant_of(asked))
+    given = {part: getattr(asked, f"task_{part}") for part in ("train", "valid", "test")}
+    files = [f"{part}_{Path(path).name.split('.')[0]}" for part, path in given.items() if path]
+    named = folder_of(
+        place, data.config.name, asked.mode, "-".join(filter(None, (variant_of(asked), *files)))
+    )
     folder = Path(asked.to).expanduser() if asked.to else named
     check_folder(folder)
     # torch, after the task has been read

@@ -300,6 +300,7 @@ def _measure(
             "version": __version__,
             "precision": precision_of(config.hardware),
             "git": _git_commit(),
+            "content": store.content,
         },
         "ledger": {
             "steps": ledger.steps,

@@ -174,3 +174,6 @@ def _check(config: TaskConfig, path: Path) -> None:
         refuse("hub", "is missing: format hub needs the data set's name")
     if config.max_length is not None and config.max_length < 1:
         refuse("max_length", f"{config.max_length} is no number of tokens; give 1 or more")
+    for mode, rate in config.lr.items():
+        if mode not in ("frozen", "full") or not 0 < rate < float("inf"):
+            refuse("lr", f"{mode}: {rate}: name frozen or full, each with a number above 0")

@@ -28,7 +28,9 @@ FORMAT = 1
 _LARGEST = 65504.0
 """Of float16."""
 _SAMPLE = 2000
-"""Sequences from which a layer's mean and deviation are taken."""
+"""Sequences from which a layer's mean and deviation are taken at most."""
+_UNITS = 2**15
+"""Units of them at most: an answer's context has hundreds."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def batch_of_rows(engine: Engine, framed: Framed, numbers: Sequence[int]) -> Bat
     """Some of the rows as a batch on the engine's device, with segments where the model has them."""
     rows = [framed.rows[i] for i in numbers]
     batch = engine.batch(rows, Readings([], [], [], [], framed.unseen, []))
-    if engine.backbone.embedding.segments is None:
+    table = engine.backbone.embedding.segments
+    if table is None or table.num_embeddings < 2:
         return batch
     starts = torch.tensor([framed.second[i] for i in numbers], device=engine.device)
     positions = torch.arange(batch.tokens.shape[1], device=engine.device)
@@ -220,7 +223,9 @@ class Features:
         """
         if (known := self._scales.get(sequences.tobytes())) is not None:
             return known
-        spread = np.linspace(0, len(sequences) - 1, min(len(sequences), _SAMPLE)).astype(np.int64)
+        each = float(self.units.of(sequences)[1].mean()) if len(sequences) else 1.0
+        count = max(1, min(len(sequences), _SAMPLE, int(_UNITS / max(each, 1.0))))
+        spread = np.linspace(0, len(sequences) - 1, count if len(sequences) else 0).astype(np.int64)
         x = self.take(sequences[spread], range(self.shape[1]))
         if not len(x):
             x = x.new_zeros(1, *self.shape[1:])

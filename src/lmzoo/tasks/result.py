@@ -179,9 +179,7 @@ def save(folder: Path, result: Result, data: TaskData) -> Path:
                 line["random"] = [entry.predictions[place] for entry in result.random]
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
     picture = folder / MIXTURE
-    if any(entry.mixture for entry in result.seeds):
-        draw_mixture(picture, result)
-    else:
+    if not (any(entry.mixture for entry in result.seeds) and draw_mixture(picture, result)):
         picture.unlink(missing_ok=True)
     with whole(folder / RESULT) as beside:
         text = json.dumps(_finite(result.told()), ensure_ascii=False, indent=2, allow_nan=False)
@@ -278,7 +276,8 @@ def _row(several: Sequence[Mapping[str, float | None]], metrics: Sequence[str]) 
     cells = []
     for name in metrics:
         values = [value for entry in several if (value := entry.get(name)) is not None]
-        spread = deviation(values)
-        told = f"{fmean(values):.4g}" if values else ABSENT
+        known = len(values) == len(several)
+        spread = deviation(values) if known else None
+        told = f"{fmean(values):.4g}" if values and known else ABSENT
         cells.append(told if spread is None else f"{told} ± {spread:.2g}")
     return cells

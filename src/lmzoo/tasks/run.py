@@ -51,7 +51,12 @@ def finetune(subject: Subject, data: TaskData, settings: Settings) -> Result:
         counts=counts,
         notes=[*data.notes, *trial.notes],
         references=data.config.references,
-        config=trial.chosen,
+        config=trial.chosen
+        | {
+            "files": {part: getattr(data.config, part) for part in ("train", "valid", "test")},
+            "learned": len(data.train),
+            "stopping": len(data.stop),
+        },
         model={
             "place": subject.place,
             "name": subject.model.name,

@@ -23,7 +23,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, gigabytes: float) -> None:
         self.folder = folder
-        self.room = int(gigabytes * 2**30)
+        self.room = int(min(gigabytes, 2.0**30) * 2**30)  # inf too
 
     def open(
         self, name: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], object], what: str = ""

@@ -30,6 +30,7 @@ from lmzoo.tasks.result import SeedResult
 from lmzoo.tasks.schedule import depth_groups
 from lmzoo.tasks.settings import Settings
 from lmzoo.tasks.store import FeatureStore
+from lmzoo.types import Context
 
 CACHE = "features"
 """Folder of kept features in the cache."""
@@ -108,6 +109,12 @@ class Trial:
             Path(settings.cache_dir or default_cache_dir()).expanduser() / CACHE, settings.features_gigabytes
         )
         self.notes: list[str] = []
+        blind = self.pretrained is Context.PAST and settings.context != "full" and settings.head == "linear"
+        if full and settings.pool == "cls" and blind:
+            raise LmzooError(
+                "pool=cls needs a [CLS] that has seen the whole text, and this model sees the past alone; "
+                "take pool=last or mean, or context=full"
+            )
         if not data.stop:
             self.notes.append("no part of the training data is set apart for stopping: the last epoch counts")
             if len(self.rates) > 1 or settings.layers == "each":
@@ -238,16 +245,28 @@ class Trial:
 
     def random(self, seeds: Sequence[int]) -> list[SeedResult]:
         """The same with random weights, drawn for each seed."""
-        found = []
-        layers = None
-        if self.settings.layers == "each":
-            layers = layers_of("top", (self.subject.model.num_layers or 0) + 1)
-            self.notes.append("random weights: the top layer, since none of them is better than another")
+        found, own = [], self.framed
+        each = self.settings.layers == "each"
+        count = (self.subject.model.num_layers or 0) + 1
+        choices = [[layer] for layer in range(count)] if each else [None]
         for seed in seeds:
+            self._features.clear()  # what is still open keeps its room on disk
             twin = random_twin(self.subject.engine.backbone, self.subject.model, seed)
+            if own.unseen is not None and own.unseen.is_floating_point():  # vectors out of a file
+                drawn = torch.Generator().manual_seed(rng.key(seed, "random unseen") & (2**63 - 1))
+                std = float(twin.embedding.tokens.weight.detach().std())  # type: ignore[union-attr]
+                self.framed = replace(own, unseen=torch.randn(own.unseen.shape, generator=drawn) * std)
             engine = with_context(self.subject.engine, twin, self.settings.context)
-            make = self._maker(engine, layers, trained_pooler=False)
-            found.append(self._seed(make, seed, "random weights, "))
+            tried = [
+                (
+                    layers,
+                    self._seed(self._maker(engine, layers, trained_pooler=False), seed, "random weights, "),
+                )
+                for layers in choices
+            ]
+            layers, best = max(tried, key=lambda entry: _or_least(entry[1].stop_score))
+            found.append(best if layers is None else replace(best, layer=layers[0]))
+        self.framed = own
         return found
 
     def static(self, seed: int) -> SeedResult:

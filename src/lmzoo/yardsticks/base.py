@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ def save(folder: Path, name: str, measured: Measured, header: dict[str, Any]) ->
 
     target = folder / FOLDER / f"{name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    record = asdict(measured)
+    record = {entry.name: getattr(measured, entry.name) for entry in fields(measured)}
     record["items"] = len(measured.items)
     items = target.with_name(f"{name}.items.jsonl.gz")
     # the outcomes first: a figure never stands without them

@@ -113,13 +113,15 @@ def bits_per_byte(model: LanguageModel, asked: Asked) -> Measured:
         np.add.at(paid[part], targets // length, nats)
         inside[part] += float(nats[within].sum())
         inside_bytes[part] += float(text.bytes[targets[within]].sum())
-    total = int(text.bytes.sum())
-    by_part = {part: _bits(float(nats.sum()), total) for part, nats in paid.items()}
+    totals = dict.fromkeys(directions, int(text.bytes.sum()))
+    if "backward" in totals and not text.stream.special[-1]:
+        totals["backward"] -= int(text.bytes[-1])  # cut by limit=: nothing after it predicts it
+    by_part = {part: _bits(float(nats.sum()), totals[part]) for part, nats in paid.items()}
     as_validated = {part: _bits(inside[part], inside_bytes[part]) for part in directions}
     mean = np.mean(list(paid.values()), axis=0)
     items = _items(text, {"nats": mean} | (paid if len(directions) > 1 else {}))
     kind, parts = _KINDS[engine.name], by_part | {"within_blocks": as_validated} | _counts(text)
-    figure = _bits(float(mean.sum()), total)
+    figure = float(np.mean(list(by_part.values())))
     return Measured(figure, UNIT, False, kind, parts, text.settings, items, text.hash)
 
 

@@ -194,16 +194,13 @@ class _Sums:
 def _drawn(sentences: Iterable[str], asked: Asked) -> _Sample:
     """Sentences, words and occurrences, as the seed has it."""
     least, most = _WORDS_OF_A_SENTENCE
-    pool = []
-    for text in dict.fromkeys(sentence.strip() for sentence in sentences):  # contexts are unique
-        spans = word_spans(text)
-        if least <= len(spans) <= most:
-            pool.append((text, spans))
+    distinct = dict.fromkeys(sentence.strip() for sentence in sentences)  # contexts are unique
+    pool = [text for text in distinct if least <= len(word_spans(text)) <= most]
     count = SENTENCES if asked.limit is None else min(SENTENCES, _SENTENCES_AN_ITEM * asked.limit)
-    chosen = [pool[i] for i in _some(asked.seed, "sentences", len(pool), count)]
-    texts, spans = [text for text, _ in chosen], [places for _, places in chosen]
+    texts = [pool[i] for i in _some(asked.seed, "sentences", len(pool), count)]
+    spans = [word_spans(text) for text in texts]
     standing: dict[str, dict[int, int]] = {}
-    for number, (text, places) in enumerate(chosen):
+    for number, (text, places) in enumerate(zip(texts, spans, strict=True)):
         for place, (start, end) in enumerate(places):
             standing.setdefault(text[start:end], {}).setdefault(number, place)
     frequent = sorted(word for word, places in standing.items() if len(places) >= LEAST)

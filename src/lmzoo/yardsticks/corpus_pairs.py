@@ -204,6 +204,7 @@ def corpus_pairs(model: LanguageModel, asked: Asked) -> Measured:
     settings = settings_of(engine) | {
         "text": "the run's own validation text" if own else asked.text.name,  # type: ignore[union-attr]
         "seed": asked.seed,
+        "most_bytes": MOST_BYTES,
         "figure": "mean over groups",
     }
     if own and not engine.tokenizer.lossless:

@@ -132,7 +132,7 @@ class Outcomes:
 
     def add(self, group: str, good: SentenceScore, bad: SentenceScore) -> dict[str, Any]:
         """Count a pair; what its item says of it."""
-        right = {way: good.nats[way] > bad.nats[way] for way in self.ways}
+        right = {way: good.tokens > 0 and good.nats[way] > bad.nats[way] for way in self.ways}
         by_way = self.correct.setdefault(group, dict.fromkeys(self.ways, 0))
         for way in self.ways:
             by_way[way] += right[way]

@@ -18,7 +18,7 @@ from lmzoo.inference.model import LanguageModel, load
 from lmzoo.inference.sources import slow_progress
 from lmzoo.progress import console
 from lmzoo.yardsticks.base import FOLDER, Asked, Measured, save
-from lmzoo.yardsticks.registry import BLIMP, data_root, missing_file, named, yardstick
+from lmzoo.yardsticks.registry import BLIMP, QUICK, data_root, missing_file, named, yardstick
 
 Told = Callable[[str], object]
 
@@ -60,10 +60,16 @@ def evaluate(
     folder = Path(folder)
     refuse_unwritable(folder)
     chosen = named(yardsticks)
-    left_out = {name: lacking for name in chosen if (lacking := missing_file(name, asked.root, asked.pairs))}
-    for name, lacking in left_out.items():
+
+    def lacking(name: str) -> str | None:
+        if name in QUICK and asked.text is None and asked.validation is None:
+            return "there is no validation text beside this model; give text=FILE, a held-out text"
+        return missing_file(name, asked.root, asked.pairs)
+
+    left_out = {name: what for name in chosen if (what := lacking(name))}
+    for name, what in left_out.items():
         if chosen[name] and refused is None:
-            raise LmzooError(lacking)
+            raise LmzooError(what)
     if asked.validation is not None:
         asked = replace(asked, validation=cache(asked.validation))
     if asked.pairs is None and asked.root is not None:

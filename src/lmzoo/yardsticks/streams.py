@@ -56,20 +56,29 @@ def _sentences(text: str) -> list[str]:
 
 def bounded(documents: list[list[str]], most_bytes: int) -> list[list[str]]:
     """A part of a text that is longer than this: the beginnings of documents spread evenly over it."""
-    if sum(_bytes(sentence) for document in documents for sentence in document) <= most_bytes:
+    sizes = [sum(map(_bytes, document)) for document in documents]
+    if sum(sizes) <= most_bytes:
         return documents
     count = min(PIECES, len(documents))
+    share, rest = most_bytes // count, most_bytes
+    typical = sum(min(size, share) for size in sizes) / len(sizes)
+    count = min(len(documents), max(count, int(most_bytes / typical)))  # short ones do not fill a share
     places = np.linspace(0, len(documents) - 1, count).round().astype(int).tolist()
     found = []
     for place in dict.fromkeys(places):
-        left, taken = most_bytes // count, []
+        room = left = min(share, rest)
+        taken = []
         for sentence in documents[place]:
             if _bytes(sentence) > left:
                 break
             left -= _bytes(sentence)
             taken.append(sentence)
-        # a line without end is cut inside
-        found.append(taken or [documents[place][0].encode()[: most_bytes // count].decode(errors="ignore")])
+        if not taken and room == share and documents[place]:  # a line without end is cut inside
+            taken = [documents[place][0].encode()[:share].decode(errors="ignore")]
+            left = 0
+        rest -= room - left
+        if taken:
+            found.append(taken)
     return found
 
 
