@@ -35,7 +35,8 @@ from lmzoo.hub.forms import native_form, write_config
 from lmzoo.hub.native import to_native
 from lmzoo.modules import MODULES, LanguageModelModule
 from lmzoo.nn.config import TransformerConfig
-from lmzoo.types import Batch
+from lmzoo.settings import TrainConfig
+from lmzoo.types import Batch, Context, SpecialTokens
 
 TOLERANCE = 1e-5
 """Largest relative difference of two losses that are called the same, in 32 bits; ten times that for the
@@ -167,7 +168,8 @@ class Theirs(Contestant):
         if setting.contest == "elmo":
             module: nn.Module = plain_bilm(setting.config.model, setting.vocab_size, like.state_dict())
         else:
-            module = transformers_model(setting, like)
+            module = transformers_model(setting.config, like.backbone.context, setting.special, like)
+            assert isinstance(module, transformers_class(setting))
         self.module = module.to(device).train()
         if compiled:
             self.module.compile()
@@ -217,20 +219,29 @@ def transformers_class(setting: Setting) -> Any:
     return getattr(transformers, setting.rules.other.split()[-1])
 
 
-def transformers_model(setting: Setting, like: LanguageModelModule) -> nn.Module:
-    """The model of transformers as which one of ours is exported, with its weights."""
-    model, objective = setting.config.model, setting.rules.objective
-    form, reason = native_form(model, setting.config.objective, like.backbone.context)
-    assert form is not None, reason
+def transformers_model(
+    config: TrainConfig, context: Context, special: SpecialTokens, like: LanguageModelModule | None = None
+) -> nn.Module:
+    """The model of transformers as which one of ours is exported, newly drawn or with the weights of one.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    import transformers
+
+    model, objective = config.model, config.objective
+    form, reason = native_form(model, objective, context)
+    if form is None:
+        raise ValueError(f"transformers has no such model: {reason}")
     assert isinstance(model, TransformerConfig)
-    keys = write_config(form, model, objective, setting.seq_len, setting.special)
-    there = transformers_class(setting)
-    assert there.__name__ == form.classes[objective]
-    made = there(there.config_class(**keys))
-    weights = to_native(form.model_type, model, objective, like.state_dict())
-    unknown = made.load_state_dict(weights, strict=False).unexpected_keys
-    assert not unknown, unknown
-    made.tie_weights()  # whatever is missing after that, ``check_agreement`` finds
+    keys = write_config(form, model, objective.name, config.seq_len, special)
+    described = transformers.AutoConfig.for_model(keys.pop("model_type"), **keys)
+    made = getattr(transformers, form.classes[objective.name])(described)
+    if like is not None:
+        weights = to_native(form.model_type, model, objective.name, like.state_dict())
+        unknown = made.load_state_dict(weights, strict=False).unexpected_keys
+        assert not unknown, unknown
+        made.tie_weights()  # whatever is missing after that, holding the losses against each other finds
     return made
 
 

@@ -22,14 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.contestants import transformers_model
 from lmzoo import rng
 from lmzoo.config import compose
 from lmzoo.data.prepare import default_cache_dir, prepare
 from lmzoo.data.store import Store
-from lmzoo.hub.forms import native_form, write_config
-from lmzoo.hub.native import to_native
 from lmzoo.modules import VALIDATION_KEY, LanguageModelModule
-from lmzoo.nn.config import TransformerConfig
 from lmzoo.objectives.base import Task
 from lmzoo.optim import learning_rate_factor
 from lmzoo.settings import TrainConfig
@@ -125,7 +123,7 @@ def _through_trainer(
             if state.global_step % WINDOW == 0 or state.global_step == steps:
                 marks.append((state.global_step, _now()))
 
-    model = transformers_model(config, store)
+    model = transformers_model(config, Context(config.context), store.tokenizer.special).to(DEVICE)
     chosen: dict[str, Any] = {
         "output_dir": settings["folder"],
         "per_device_train_batch_size": config.batch_size,
@@ -188,31 +186,6 @@ def _collator(config: TrainConfig, store: Store) -> Any:
     return transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
 
 
-def transformers_model(
-    config: TrainConfig, store: Store, like: LanguageModelModule | None = None
-) -> nn.Module:
-    """The class of transformers that a model of ours is exported as, newly drawn or with the weights of one.
-
-    Raises:
-        ValueError: there is no such class.
-    """
-    import transformers
-
-    model, objective = config.model, config.objective
-    form, reason = native_form(model, objective, Context(config.context))
-    if form is None:
-        raise ValueError(f"transformers has no such model: {reason}")
-    assert isinstance(model, TransformerConfig)
-    keys = write_config(form, model, objective.name, config.seq_len, store.tokenizer.special)
-    described = transformers.AutoConfig.for_model(keys.pop("model_type"), **keys)
-    made = getattr(transformers, form.classes[objective.name])(described)
-    if like is not None:
-        weights = to_native(form.model_type, model, objective.name, like.state_dict())
-        made.load_state_dict(weights, strict=False)  # tied copies are missing; ``agree`` finds anything else
-        made.tie_weights()
-    return made.to(DEVICE)
-
-
 # ---------------------------------------------------------------------------------- validation
 
 
@@ -273,7 +246,8 @@ def agree(settings: dict[str, Any]) -> dict[str, float]:
     """
     config, store = opened(settings["overrides"])
     module = build_module(config, store).to(DEVICE).eval()
-    model = transformers_model(config, store, like=module).eval()
+    special = store.tokenizer.special
+    model = transformers_model(config, Context(config.context), special, like=module).to(DEVICE).eval()
     ours = theirs = count = 0.0
     tasks = validation_tasks(config, store, module, one_document=True)
     for task in itertools.islice(tasks, settings["batches"]):

@@ -9,9 +9,11 @@ import pytest
 from corpora import made_documents
 from inference_models import language_model
 from lmzoo.errors import LmzooError
+from lmzoo.text.config import TokenizerConfig
+from lmzoo.text.tokenizer import train_tokenizer
 from lmzoo.yardsticks.base import Asked
 from lmzoo.yardsticks.corpus_pairs import corpus_pairs, made_pairs
-from lmzoo.yardsticks.likelihoods import word_spans
+from lmzoo.yardsticks.likelihoods import sentence_scores, word_spans
 
 ENGLISH = [document.split("\n") for document in made_documents(20)]
 CHINESE = [
@@ -119,3 +121,16 @@ def test_a_text_that_gives_no_twins_has_no_figure(tokenizer):
         assert "no sentence of 4 to 40 words" in found.reason
     with pytest.raises(LmzooError, match="give text=FILE"):
         corpus_pairs(model, Asked())
+
+
+def test_a_sentence_is_told_of_once_however_many_twins_it_has(tmp_path):
+    made = train_tokenizer(TokenizerConfig(name="wordpiece", vocab_size=22), ["the cat sat " * 9])
+    model = language_model("bert_2018", "mlm", made)
+    path = tmp_path / "text.txt"
+    path.write_text("The 猫 sat on the mat.\nA 🙂 cat sat down here.\n", encoding="utf-8")
+    measured = corpus_pairs(model, Asked(text=path))
+    twins = made_pairs([["The 猫 sat on the mat.", "A 🙂 cat sat down here."]], 0)
+    texts = [text for each in twins for text in (each.sentence, each.swap, each.replace)]
+    unknown = sum(score.unknown for score in sentence_scores(model.engine, texts, batch_tokens=500))
+    assert unknown > 0
+    assert measured.parts["unknown_tokens"] == unknown

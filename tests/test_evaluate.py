@@ -213,8 +213,28 @@ def test_a_run_whose_text_is_gone_says_so(corpus, runs, command, tmp_path):
     (folder / "model").symlink_to(runs["gpt"] / "model")
     status, out, err = command(f"run={folder}", "yardstick=bits_per_byte")
     assert (status, out) == (1, [])
-    assert "the run's validation text cannot be had" in err[-1]
+    assert "the run's text cannot be had" in err[-1]
     assert "give text=FILE" in err[-1]
+
+
+def test_the_command_counts_the_runs_text_once_and_can_leave_it_out(runs, command, tmp_path, monkeypatch):
+    from lmzoo.yardsticks import counted
+
+    calls = []
+    given = counted.train_on_part
+    monkeypatch.setattr(counted, "train_on_part", lambda *a, **k: calls.append(k) or given(*a, **k))
+    pairs = write_pairs(tmp_path / "pairs.jsonl", rows_of())
+    both = [f"run={runs['gpt']}", "yardstick=[bits_per_byte,minimal_pairs]", f"pairs={pairs}", "limit=2"]
+    status, out, err = command(*both, f"to={tmp_path / 'a'}", "ngram_tokens=200")
+    assert (status, err, calls) == (0, [], [{"most_tokens": 200}])
+    assert all("5-gram of its text" in each for each in out[:2])
+    assert read(tmp_path / "a", "bits_per_byte")[0]["parts"]["ngram"]["tokens"] == 200
+    assert command(*both, f"to={tmp_path / 'b'}", "ngram_tokens=0")[0] == 0
+    assert len(calls) == 1
+    assert read(tmp_path / "b", "minimal_pairs")[0]["parts"]["ngram"]["figure"] is None
+    assert command(*both, "ngram_tokens=-1")[2] == [
+        "error: ngram_tokens=-1 is negative; 0 leaves the n-gram model out"
+    ]
 
 
 # ---------------------------------------------------------------------------------- at the end of a run

@@ -64,6 +64,9 @@ def test_linear_cross_entropy_equals_pytorchs(with_bias, rows):
     nats, hits = scored_cross_entropy(x, weight, bias, targets)
     torch.testing.assert_close(nats.sum(), results[1][0].detach(), atol=1e-4, rtol=1e-4)
     assert hits.tolist() == (F.linear(x, weight, bias).argmax(-1) == targets).tolist()
+    alone, none = scored_cross_entropy(x, weight, bias, targets, guesses=False)
+    assert none is None
+    assert torch.equal(alone, nats)
 
 
 def test_linear_cross_entropy_in_bf16_is_close():

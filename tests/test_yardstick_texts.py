@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
+from lmzoo import evaluate
 from lmzoo.config import load_config
 from lmzoo.errors import LmzooError
-from lmzoo.evaluate import validation_of
+from lmzoo.evaluate import store_of
+from lmzoo.yardsticks.run import sentences_of
 from lmzoo.yardsticks.streams import bounded
 
 
@@ -40,9 +42,12 @@ def test_a_run_whose_text_has_changed_is_refused(tmp_path):
     places = [f"data.train={text}", f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={run}"]
     command = [sys.executable, "-m", "lmzoo.train", "data=text", *model, *small, *places]
     subprocess.run(command, check=True, capture_output=True)
-    given = validation_of(load_config(run / "config.yaml"), run)
-    assert size_of(given()) > 0
+    given = store_of(load_config(run / "config.yaml"), run)
+    assert size_of(sentences_of(given())) > 0
     assert json.loads((run / "metrics.json").read_text())["run"]["content"]
     text.write_text("".join(reversed(lines)) + "One more.\n", encoding="utf-8")
+    changed = store_of(load_config(run / "config.yaml"), run)
+    with pytest.raises(LmzooError, match="is not what it was trained with"):
+        changed()
     with pytest.raises(LmzooError, match="not what it was trained with; give text=FILE"):
-        given()
+        evaluate._validation(changed)

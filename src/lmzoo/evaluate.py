@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +16,7 @@ from lmzoo.arguments import parse
 from lmzoo.errors import LmzooError
 
 if TYPE_CHECKING:
+    from lmzoo.data.store import Store
     from lmzoo.settings import TrainConfig
 
 _LENGTH = 128
@@ -53,6 +55,9 @@ class Evaluate:
     """The folder in which evaluations/ is made, if not the run folder."""
     limit: int | None = None
     """Items of each group at most, the first ones; for a trial."""
+    ngram_tokens: int = 16_000_000
+    """Tokens of the run's training text that the n-gram model beside bits_per_byte and minimal_pairs counts,
+    from its beginning: a million takes a second and 120 MB of memory; 0 leaves it out."""
     batch_tokens: int | None = None
     """Tokens of a batch, padding included; without it 2,048 on a CPU, whose cache they fit, and 16,384
     elsewhere."""
@@ -78,6 +83,9 @@ def _evaluate(wanted: Evaluate) -> None:
     from lmzoo.yardsticks.registry import QUICK, data_root, named
 
     chosen = named(wanted.yardstick)
+    most = wanted.ngram_tokens
+    if most < 0:
+        raise LmzooError(f"ngram_tokens={most} is negative; 0 leaves the n-gram model out")
     root = data_root(wanted.root)
     text, pairs = (_file(key, getattr(wanted, key)) for key in ("text", "pairs"))
     if pairs is not None and "minimal_pairs" not in chosen:
@@ -88,14 +96,16 @@ def _evaluate(wanted: Evaluate) -> None:
         raise LmzooError(f"text={wanted.text} goes with yardstick={', '.join(QUICK)}; leave it out")
     run = run_folder(Path(wanted.run).expanduser())
     folder = _target(wanted, run)
-    config = None
+    store, sentences = None, "split"
     if run is not None:
         from lmzoo.config import load_config
 
         config = load_config(run / "config.yaml")
+        store, sentences = store_of(config, run), config.data.sentences
     from lmzoo.hub.describe import describe
     from lmzoo.inference.model import load  # torch, after the arguments have been accepted
     from lmzoo.yardsticks.base import Asked
+    from lmzoo.yardsticks.counted import counted_of
     from lmzoo.yardsticks.run import batch_tokens_of, evaluate
 
     began = time.perf_counter()
@@ -105,7 +115,9 @@ def _evaluate(wanted: Evaluate) -> None:
         text=text,
         pairs=pairs,
         root=root,
-        validation=None if config is None or run is None else validation_of(config, run),
+        validation=None if store is None else lambda: _validation(store),
+        counted=None if store is None or not most else lambda: counted_of(store(), most),
+        sentences=sentences,
         seq_len=length,
         limit=wanted.limit,
         batch_tokens=batch_tokens_of(wanted.device) if wanted.batch_tokens is None else wanted.batch_tokens,
@@ -146,33 +158,37 @@ def _target(wanted: Evaluate, run: Path | None) -> Path:
     return folder
 
 
-def validation_of(config: TrainConfig, folder: Path) -> Callable[[], list[list[str]]]:
-    """What gives the sentences of a run's validation text, out of its prepared corpus.
+def store_of(config: TrainConfig, folder: Path) -> Callable[[], Store]:
+    """What gives a run's prepared corpus, the same one as in its training.
 
     Raises:
         LmzooError: when it is called, and the corpus cannot be had any more, or is another one by now.
     """
 
-    def sentences() -> list[list[str]]:
+    @cache
+    def store() -> Store:
         from lmzoo.data.prepare import default_cache_dir, prepare
-        from lmzoo.yardsticks.run import sentences_of
 
         try:
-            store = prepare(config.data, config.tokenizer, Path(config.cache_dir or default_cache_dir()))
+            found = prepare(config.data, config.tokenizer, Path(config.cache_dir or default_cache_dir()))
         except LmzooError as error:
-            raise LmzooError(
-                f"the run's validation text cannot be had ({error}); give text=FILE, a held-out text"
-            ) from error
+            raise LmzooError(f"the run's text cannot be had ({error})") from error
         record = folder / "metrics.json"
         known = json.loads(record.read_text("utf-8"))["run"].get("content") if record.is_file() else None
-        if known not in (None, store.content):
-            raise LmzooError(
-                f"run={folder}: its text or tokenizer is not what it was trained with; "
-                "give text=FILE, a held-out text"
-            )
-        return sentences_of(store)
+        if known not in (None, found.content):
+            raise LmzooError(f"run={folder}: its text or tokenizer is not what it was trained with")
+        return found
 
-    return sentences
+    return store
+
+
+def _validation(store: Callable[[], Store]) -> list[list[str]]:
+    from lmzoo.yardsticks.run import sentences_of
+
+    try:
+        return sentences_of(store())
+    except LmzooError as error:
+        raise LmzooError(f"{error}; give text=FILE, a held-out text") from error
 
 
 if __name__ == "__main__":

@@ -120,7 +120,12 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
             if config.evaluate_at_end:
                 device = str(trainer.strategy.root_device)
                 metrics["evaluations"] = at_end(
-                    config.evaluate_at_end, folder, store, seq_len=config.seq_len, device=device
+                    config.evaluate_at_end,
+                    folder,
+                    store,
+                    seq_len=config.seq_len,
+                    sentences=config.data.sentences,
+                    device=device,
                 )
                 _write_json(folder / "metrics.json", metrics)
                 known = {f"evaluation/{n}": f for n, f in metrics["evaluations"].items() if f is not None}

@@ -131,7 +131,8 @@ def _nats(engine: Engine, hidden: Hidden, part: str, asked: list[tuple[list[int]
 
 def log_probabilities(engine: Engine, states: Tensor, targets: np.ndarray) -> np.ndarray:
     """(N,) float64 log-probabilities of (N,) ids, each from its (N, S·D) state; inside ``engine.running``."""
-    nats, _ = engine.objective.head.scores(states, torch.from_numpy(targets).to(engine.device))
+    places = torch.from_numpy(targets).to(engine.device)
+    nats, _ = engine.objective.head.scores(states, places, guesses=False)
     return -nats.double().cpu().numpy()
 
 

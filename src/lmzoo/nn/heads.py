@@ -58,9 +58,12 @@ class VocabularyHead(nn.Module):
         """Summed nats of (N,) targets predicted from (N, streams·D), with gradients."""
         return linear_cross_entropy(self.transform(states), self.decoder, self.decoder_bias, targets)
 
-    def scores(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) nats and (N,) hits, for measuring."""
-        return scored_cross_entropy(self.transform(states), self.decoder, self.decoder_bias, targets)
+    def scores(
+        self, states: Tensor, targets: Tensor, *, guesses: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N,) nats and (N,) hits, for measuring; without ``guesses`` no hits."""
+        transformed = self.transform(states)
+        return scored_cross_entropy(transformed, self.decoder, self.decoder_bias, targets, guesses=guesses)
 
     def flops_per_prediction(self) -> int:
         """Floating-point operations of one forward pass a predicted token."""

@@ -142,6 +142,7 @@ class Objective(nn.Module):
             prediction = task.predictions[name]
             states = self.stream(hidden, name).flatten(0, 1).index_select(0, prediction.places)
             nats, hits = self.head.scores(states, prediction.targets)
+            assert hits is not None
             terms[name] = LossTerm(
                 nats.double().sum(), nats.new_tensor(len(nats)).double(), hits.double().sum()
             )

@@ -29,6 +29,10 @@ class Asked:
     """A folder with `wsd/`, `zeroshot/`, … as the yardsticks' files are laid out."""
     validation: Callable[[], list[list[str]]] | None = None
     """The sentences of every document of the run's validation text, where it has one."""
+    counted: Callable[[], Any] | None = None
+    """What gives the n-gram model of the run's training text, where it has one: a ``counted.Counted``."""
+    sentences: str = "split"
+    """How ``text`` is cut into sentences; as `data.sentences` of the run."""
     seq_len: int = 128
     """Tokens of a row in training."""
     limit: int | None = None

@@ -6,7 +6,6 @@ The text is one stream of tokens, cut into consecutive blocks of the trained len
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +21,7 @@ from lmzoo.inference.model import LanguageModel
 from lmzoo.inference.score import DIRECTIONS, MASKED, log_probabilities, masked_nats
 from lmzoo.inference.sources import slow_progress
 from lmzoo.yardsticks.base import Asked, Measured, hash_of
+from lmzoo.yardsticks.counted import Counted, bits, control, stream_nats
 from lmzoo.yardsticks.likelihoods import WORDS, why_no_likelihood
 from lmzoo.yardsticks.streams import NotGivenBack, TextStream, documents_of, read_stream
 
@@ -74,11 +74,6 @@ def _nothing(reason: str) -> Measured:
     return Measured(None, UNIT, False, "none", reason=reason)
 
 
-def _bits(nats: float, num_bytes: float) -> float:
-    """Bits a byte; a text has some, as documents that are blank are never read."""
-    return nats / math.log(2) / num_bytes
-
-
 def _items(text: _Text, nats: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """An outcome a block, with the bytes and tokens in it, special tokens not counted."""
     block = np.arange(text.stream.num_tokens) // text.view.seq_len
@@ -97,7 +92,8 @@ def bits_per_byte(model: LanguageModel, asked: Asked) -> Measured:
     Every token but a document's first special one is predicted once: a block's first token, where it goes
     on with a document, from the last state of the block before it. [SEP]'s nats count and its bytes do not;
     in the other direction [CLS]'s. ``parts["within_blocks"]`` leaves out what crosses a block's border, as
-    validation in training does. An item is a block, with what was paid for the tokens in it.
+    validation in training does, and ``parts["ngram"]`` is what an n-gram model of the run's training text
+    pays for the same. An item is a block, with what was paid for the tokens in it.
     """
     engine = model.engine
     reason = why_no_likelihood(engine)
@@ -116,13 +112,26 @@ def bits_per_byte(model: LanguageModel, asked: Asked) -> Measured:
     totals = dict.fromkeys(directions, int(text.bytes.sum()))
     if "backward" in totals and not text.stream.special[-1]:
         totals["backward"] -= int(text.bytes[-1])  # cut by limit=: nothing after it predicts it
-    by_part = {part: _bits(float(nats.sum()), totals[part]) for part, nats in paid.items()}
-    as_validated = {part: _bits(inside[part], inside_bytes[part]) for part in directions}
+    by_part = {part: bits(float(nats.sum()), totals[part]) for part, nats in paid.items()}
+    as_validated = {part: bits(inside[part], inside_bytes[part]) for part in directions}
     mean = np.mean(list(paid.values()), axis=0)
-    items = _items(text, {"nats": mean} | (paid if len(directions) > 1 else {}))
-    kind, parts = _KINDS[engine.name], by_part | {"within_blocks": as_validated} | _counts(text)
+    beside, of_control = _control(engine, asked, text)
+    items = _items(text, {"nats": mean} | (paid if len(directions) > 1 else {}) | of_control)
+    kind = _KINDS[engine.name]
+    parts = by_part | {"within_blocks": as_validated, "ngram": beside} | _counts(text)
     figure = float(np.mean(list(by_part.values())))
     return Measured(figure, UNIT, False, kind, parts, text.settings, items, text.hash)
+
+
+def _control(engine: Engine, asked: Asked, text: _Text) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the control pays for all, and for the tokens in each block."""
+    counted = control(asked, engine)
+    if not isinstance(counted, Counted):
+        return counted, {}
+    stream = text.stream
+    nats = stream_nats(counted, stream.tokens, stream.documents[:-1])
+    by_block = np.bincount(np.arange(stream.num_tokens) // text.view.seq_len, nats)
+    return counted.told(bits(float(nats.sum()), int(text.bytes.sum()))), {"ngram": by_block}
 
 
 def _predicted(
@@ -182,8 +191,8 @@ def pseudo_likelihood(model: LanguageModel, asked: Asked) -> Measured:
         return _nothing(text)
     alone, within = _masked(engine, text, asked.batch_tokens)
     total = int(text.bytes.sum())
-    figure = _bits(float(within.sum()), total)
-    parts = {"within_word": figure, "pseudo_log_likelihood": _bits(float(alone.sum()), total)}
+    figure = bits(float(within.sum()), total)
+    parts = {"within_word": figure, "pseudo_log_likelihood": bits(float(alone.sum()), total)}
     items = _items(text, {"nats": within, "pseudo_log_likelihood": alone})
     settings = text.settings | {"way": "within_word", "words": WORDS}
     kind, parts = "pseudo-log-likelihood", parts | _counts(text)

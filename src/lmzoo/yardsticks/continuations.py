@@ -147,6 +147,7 @@ def _forward(
             nats, hits = engine.objective.head.scores(
                 chosen, torch.tensor(targets, dtype=torch.long, device=engine.device)
             )
+            assert hits is not None
         owners = np.array([row for row, _ in asked], dtype=np.int64)
         sums = np.bincount(owners, -nats.double().cpu().numpy(), len(group))
         misses = np.bincount(owners, ~hits.cpu().numpy(), len(group))

@@ -20,7 +20,8 @@ from lmzoo.inference.model import LanguageModel
 from lmzoo.inference.sources import slow_progress
 from lmzoo.yardsticks.base import Asked, Measured, hash_of
 from lmzoo.yardsticks.likelihoods import sentence_scores, ways_of, why_no_likelihood, word_spans
-from lmzoo.yardsticks.minimal_pairs import UNIT, Outcomes, settings_of
+from lmzoo.yardsticks.minimal_pairs import UNIT, settings_of
+from lmzoo.yardsticks.outcomes import Outcomes, judged_by_control
 from lmzoo.yardsticks.streams import Documents, documents_of
 
 SENTENCES = 1_000
@@ -186,11 +187,16 @@ def corpus_pairs(model: LanguageModel, asked: Asked) -> Measured:
     with slow_progress("corpus pairs", len(twins)) as advance:
         for each in twins:
             good = next(scores)
+            outcomes.see(good)
             for group in GROUPS:
+                bad = next(scores)
+                outcomes.see(bad)
                 said = {"id": f"{group}/{each.id}", "group": group}
                 made = {"sentence_good": each.sentence, "sentence_bad": getattr(each, group)}
-                items.append(said | outcomes.add(group, good, next(scores)) | made)
+                items.append(said | outcomes.add(group, good, bad) | made)
             advance(1)
+    again = ((item["group"], item["sentence_good"], item["sentence_bad"]) for item in items)
+    beside, _ = judged_by_control(engine, asked, again, items)
     equal = sum(each.counts[0] == each.counts[1] for each in twins)
     parts: dict[str, Any] = {
         "groups": {group: outcomes.accuracy(groups=[group]) for group in GROUPS},
@@ -199,6 +205,7 @@ def corpus_pairs(model: LanguageModel, asked: Asked) -> Measured:
         "replaced_by_a_word_of_equal_count": equal,
         **outcomes.told(),
         "chance": 50.0,
+        "ngram": beside,
     }
     own = asked.text is None
     settings = settings_of(engine) | {

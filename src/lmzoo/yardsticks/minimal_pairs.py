@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from lmzoo.text.readers import numbered_lines, refuse_half_characters
 from lmzoo.yardsticks.base import Asked, Measured, hash_of
 from lmzoo.yardsticks.likelihoods import (
     WORDS,
-    SentenceScore,
     paired_scores,
     ways_of,
     why_no_likelihood,
 )
+from lmzoo.yardsticks.outcomes import Outcomes, judged_by_control
 
 UNIT = "% correct"
 REFERENCE = "blimp_reference.tsv"
@@ -110,66 +110,6 @@ def _pair(line: str, where: str, taken: dict[str, int]) -> Pair:
     )
 
 
-# ---------------------------------------------------------------------------------- outcomes
-
-
-@dataclass
-class Outcomes:
-    """What became of pairs, group by group, in every way of scoring; equal scores are wrong, and counted."""
-
-    ways: tuple[str, ...]
-    """The first is the one that counts."""
-    correct: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Right ones by group and way."""
-    count: dict[str, int] = field(default_factory=dict)
-    ties: int = 0
-    cut: int = 0
-    """Sentences that were longer than the model reads, and cut."""
-    unknown: int = 0
-    """Tokens that the vocabulary does not have, over all sentences."""
-    empty: int = 0
-    """Sentences of which the tokenizer left no token."""
-
-    def add(self, group: str, good: SentenceScore, bad: SentenceScore) -> dict[str, Any]:
-        """Count a pair; what its item says of it."""
-        right = {way: good.tokens > 0 and good.nats[way] > bad.nats[way] for way in self.ways}
-        by_way = self.correct.setdefault(group, dict.fromkeys(self.ways, 0))
-        for way in self.ways:
-            by_way[way] += right[way]
-        self.count[group] = self.count.get(group, 0) + 1
-        self.ties += good.nats[self.ways[0]] == bad.nats[self.ways[0]]
-        self.see(good, bad)
-        first, *others = self.ways
-        scores = {"good": good.nats[first], "bad": bad.nats[first], "correct": right[first]}
-        return scores | {way: right[way] for way in others}
-
-    def see(self, *sentences: SentenceScore) -> None:
-        """Count what is told of sentences."""
-        for sentence in sentences:
-            self.cut += sentence.cut
-            self.unknown += sentence.unknown
-            self.empty += sentence.tokens == 0
-
-    def accuracy(self, way: str | None = None, groups: Iterable[str] | None = None) -> float:
-        """Mean over groups (all of them by default) of the percentage of right pairs."""
-        chosen = list(self.count if groups is None else groups)
-        way = way or self.ways[0]
-        return 100 * sum(self.correct[g][way] / self.count[g] for g in chosen) / len(chosen)
-
-    def over_pairs(self) -> float:
-        """Percentage of right pairs among all."""
-        return 100 * sum(by_way[self.ways[0]] for by_way in self.correct.values()) / sum(self.count.values())
-
-    def told(self) -> dict[str, int]:
-        """What a reader of the figure must know of the sentences."""
-        return {
-            "ties": self.ties,
-            "cut": self.cut,
-            "unknown_tokens": self.unknown,
-            "without_tokens": self.empty,
-        }
-
-
 def settings_of(engine: Engine) -> dict[str, Any]:
     """How sentences were scored."""
     ends = ways_of(engine)[0] != "without_end"
@@ -190,6 +130,7 @@ def minimal_pairs(model: LanguageModel, asked: Asked) -> Measured:
     chosen on the pairs, nothing is divided by lengths, and equal scores are wrong. What the special tokens
     around a sentence are worth stands in ``parts["framing"]``: for a model that predicts them, from the same
     pass; for a masked model, on the first pairs of each paradigm, as does what it scores within words.
+    ``parts["ngram"]`` is what an n-gram model of the run's training text has on the same pairs.
 
     Raises:
         LmzooError: there is no file, or it is not in BLiMP's format.
@@ -209,8 +150,13 @@ def minimal_pairs(model: LanguageModel, asked: Asked) -> Measured:
     with slow_progress("minimal pairs", count) as advance:
         for pair, (good, bad) in zip(pairs, scores, strict=True):
             said = {"id": pair.id, "paradigm": pair.paradigm, "phenomenon": pair.phenomenon}
+            outcomes.see(good, bad)
             items.append(said | outcomes.add(pair.paradigm, good, bad))
             advance(1)
+    texts = ((pair.paradigm, pair.good, pair.bad) for pair in read_pairs(path, asked.limit))
+    beside, counts = judged_by_control(engine, asked, texts, items)
+    if counts is not None:
+        beside["phenomena"] = {name: counts.accuracy(groups=members) for name, members in phenomena.items()}
     parts = {
         "mean_over_pairs": outcomes.over_pairs(),
         "phenomena": {name: outcomes.accuracy(groups=members) for name, members in phenomena.items()},
@@ -220,6 +166,7 @@ def minimal_pairs(model: LanguageModel, asked: Asked) -> Measured:
         **(_sampled(engine, path, asked) if masked else _framing(outcomes)),
         **outcomes.told(),
         "chance": 50.0,
+        "ngram": beside,
     }
     published = _published(path.with_name(REFERENCE), list(outcomes.count), phenomena)
     if published:

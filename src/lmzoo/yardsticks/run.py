@@ -18,6 +18,7 @@ from lmzoo.inference.model import LanguageModel, load
 from lmzoo.inference.sources import slow_progress
 from lmzoo.progress import console
 from lmzoo.yardsticks.base import FOLDER, Asked, Measured, save
+from lmzoo.yardsticks.counted import counted_of
 from lmzoo.yardsticks.registry import BLIMP, QUICK, data_root, missing_file, named, yardstick
 
 Told = Callable[[str], object]
@@ -72,6 +73,8 @@ def evaluate(
             raise LmzooError(what)
     if asked.validation is not None:
         asked = replace(asked, validation=cache(asked.validation))
+    if asked.counted is not None:
+        asked = replace(asked, counted=cache(asked.counted))
     if asked.pairs is None and asked.root is not None:
         asked = replace(asked, pairs=asked.root / BLIMP)
     found: dict[str, Measured] = {}
@@ -97,7 +100,7 @@ def evaluate(
 
 
 def at_end(
-    yardsticks: object, folder: Path, store: Store, *, seq_len: int, device: str
+    yardsticks: object, folder: Path, store: Store, *, seq_len: int, sentences: str, device: str
 ) -> dict[str, float | None]:
     """Take yardsticks of a run that is done and exported; what refuses is told, and never raised.
 
@@ -106,6 +109,7 @@ def at_end(
         folder: the run folder, with `model/` in it.
         store: the run's prepared corpus.
         seq_len: tokens of a row in its training.
+        sentences: how its text was cut into sentences.
         device: as PyTorch names it.
 
     Returns:
@@ -122,6 +126,8 @@ def at_end(
         asked = Asked(
             root=data_root(),
             validation=lambda: sentences_of(store),
+            counted=lambda: counted_of(store),
+            sentences=sentences,
             seq_len=seq_len,
             batch_tokens=batch_tokens_of(device),
         )
@@ -152,12 +158,15 @@ def _header(model: LanguageModel, seconds: float) -> dict[str, object]:
 
 
 def line(name: str, measured: Measured, seconds: float) -> str:
-    """One yardstick as a line for people: its figure and unit, or why there is none; items and seconds."""
+    """One yardstick as a line for people: figure and unit, or why there is none; items, seconds, control."""
     if measured.figure is None:
         return f"{name:<18}–  {measured.reason}"
     digits = 2 if measured.unit.startswith("%") else 4
     cost = f"{len(measured.items):,} items  {seconds:.1f} s"
-    return f"{name:<18}{measured.figure:.{digits}f} {measured.unit}  {cost}"
+    ngram = measured.parts.get("ngram", {})
+    known = ngram.get("figure") is not None
+    beside = f"  ({ngram['order']}-gram of its text: {ngram['figure']:.{digits}f})" if known else ""
+    return f"{name:<18}{measured.figure:.{digits}f} {measured.unit}  {cost}{beside}"
 
 
 def refuse_unwritable(folder: Path) -> None:

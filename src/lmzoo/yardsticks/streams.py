@@ -41,7 +41,7 @@ def documents_of(asked: Asked, most_bytes: int | None = None) -> Callable[[], Do
     """
     if asked.text is not None:
         paths = resolve_paths(asked.text, "text")
-        return lambda: (_sentences(document.text) for document in read_documents(paths))
+        return lambda: (_sentences(document.text, asked.sentences) for document in read_documents(paths))
     if asked.validation is None:
         raise LmzooError("there is no validation text beside this model; give text=FILE, a held-out text")
     documents = asked.validation()
@@ -49,8 +49,8 @@ def documents_of(asked: Asked, most_bytes: int | None = None) -> Callable[[], Do
     return lambda: chosen
 
 
-def _sentences(text: str) -> list[str]:
-    starts = sentence_spans(text, "split")
+def _sentences(text: str, how: str) -> list[str]:
+    starts = sentence_spans(text, how)
     return [text[start:end] for start, end in pairwise([*starts, len(text)])]
 
 
