@@ -181,7 +181,7 @@ def test_a_hugging_face_folder_is_measured_on_a_text_that_is_given(tokenizer, co
         (["yardstick=[quick,word_senses]"], "word_senses needs root=FOLDER; or set LMZOO_DATA"),
         (["yardstick=minimal_pairs", "pairs=none.jsonl"], "pairs=none.jsonl does not exist; give a file"),
         (["text=/"], "text=/ is a folder; give a file"),
-        (["root=nowhere"], "root=nowhere is no folder; give the one with zeroshot/ and wsd/ in it"),
+        (["root=nowhere"], "root=nowhere is no folder; give the one with zeroshot/, wsd/ and"),
         (["limit=0"], "limit=0 is not positive"),
         (["batch_tokens=0"], "batch_tokens=0 is not positive"),
         (["to=/proc/nothing"], "/proc/nothing cannot be written to ("),

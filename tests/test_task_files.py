@@ -190,8 +190,24 @@ def test_files_that_belong_together_are_joined(small, tmp_path):
         ({"limit": 0}, "limit=0 leaves no item"),
     ],
 )
-def test_a_missing_file_is_named_with_where_it_was_looked_for(small, kwargs, said):
+def test_a_missing_file_is_named_with_where_it_was_looked_for(small, kwargs, said, monkeypatch):
+    monkeypatch.delenv("LMZOO_DATA", raising=False)
     assert said in refusal(**({"task": small, "root": None} | kwargs))
+
+
+def test_without_a_root_files_are_looked_for_where_the_environment_says(tmp_path, small, monkeypatch):
+    monkeypatch.setenv("LMZOO_DATA", str(tmp_path / "elsewhere"))
+    assert load_task(small, None).train  # a YAML of one's own lies beside its files
+    assert "LMZOO_DATA" in refusal("sst2", None)
+    assert "is no folder" in refusal("sst2", None)
+    folder = tmp_path / "elsewhere" / "classification"
+    folder.mkdir(parents=True)
+    for part, packed in (("train", True), ("dev", False)):
+        rows = "".join(f"{n % 2}\tsentence {part} {n}\n" for n in range(40))
+        raw = f"label\tsentence\n{rows}".encode()
+        name = f"sst2.{part}.tsv" + ".gz" * packed
+        (folder / name).write_bytes(gzip.compress(raw) if packed else raw)
+    assert len(load_task("sst2", None).scored) == 40
 
 
 def test_a_task_without_anything_to_score(tmp_path, small):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lmzoo import cli
 from lmzoo.arguments import parse
 from lmzoo.errors import LmzooError
+from lmzoo.places import data_root
 
 if TYPE_CHECKING:
     from lmzoo.data.store import Store
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate(wanted: Evaluate) -> None:
-    from lmzoo.yardsticks.registry import QUICK, data_root, named
+    from lmzoo.yardsticks.registry import QUICK, named
 
     chosen = named(wanted.yardstick)
     most = wanted.ngram_tokens

@@ -22,7 +22,8 @@ class Asked:
     task: str
     """A name, e.g. pos_ewt, or FILE.yaml of your own."""
     task_root: str | None = field(default=None, metadata={"key": "task.root"})
-    """The folder that the task's files lie in."""
+    """The folder that the task's files lie in; without it the one that the environment variable LMZOO_DATA
+    names."""
     task_train: str | None = field(default=None, metadata={"key": "task.train"})
     """A training file in place of the task's own."""
     task_valid: str | None = field(default=None, metadata={"key": "task.valid"})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmzoo.errors import LmzooError
 from lmzoo.inference.sources import slow_progress
+from lmzoo.places import DATA
 from lmzoo.tasks.config import TaskConfig
 from lmzoo.tasks.formats import Values, read_values
 
@@ -81,8 +82,8 @@ class Sources:
     def _missing(self, name: str, part: str) -> str:
         if self.root is None and part not in self.given:
             return (
-                f"task={self.config.name} reads {name}: give task.root=, the folder that holds it, or a file "
-                f"of your own with task.{part}="
+                f"task={self.config.name} reads {name}: give task.root= (or set {DATA}), the folder that holds "
+                f"it, or a file of your own with task.{part}="
             )
         places = [str(Path.cwd())] if part in self.given else []
         places += [f"task.root={self.root}"] if self.root is not None else []

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from lmzoo.errors import LmzooError
+from lmzoo.places import data_root
 from lmzoo.tasks.config import TaskConfig
 from lmzoo.tasks.describe import read_config
 from lmzoo.tasks.examples import Example, Labelled, Tagged, TaskData
@@ -36,7 +37,8 @@ def load_task(
 
     Args:
         task: a name in `conf/task/`, or a YAML file of the same keys.
-        root: the folder that the YAML's files are relative to; for a YAML of one's own by default its folder.
+        root: the folder that the YAML's files are relative to; by default the folder of a YAML of one's own,
+            and for the others the one that ``LMZOO_DATA`` names.
         train, valid, test: files in place of the YAML's, from the working folder or else from ``root``; with
             ``valid`` alone, that one is scored. For a data set on the hub: the names of splits.
         limit: items of each part at most, those of the lowest hash, cut after the parts are made.
@@ -48,6 +50,8 @@ def load_task(
     if limit is not None and limit < 1:
         raise LmzooError(f"limit={limit} leaves no item; give 1 or more")
     config, home = read_config(task)
+    if root is None:
+        root = data_root() if home is None and config.format != "hub" else home
     own = {"train": train, "valid": valid, "test": test}
     given = {name: str(value) for name, value in own.items() if value is not None}
     if "valid" in given and "test" not in given:
@@ -57,7 +61,7 @@ def load_task(
     if scored_part == "split" and config.split is None:
         raise LmzooError(f"task={task} has nothing to score: give task.valid=, or `split: hash` in its YAML")
 
-    sources = Sources(config, root if root is not None else home, set(given))
+    sources = Sources(config, root, set(given))
     counts: Counter[str] = Counter()
     learned = _items(sources, "train", "train", counts)
     if scored_part == "split":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmzoo.errors import LmzooError, one_of
+from lmzoo.places import DATA, data_root
 
 if TYPE_CHECKING:
     from lmzoo.yardsticks.base import Yardstick
 
-DATA = "LMZOO_DATA"
-"""Environment variable that names the folder of the yardsticks' files where `root=` does not."""
 BLIMP = "zeroshot/blimp.jsonl.gz"
 """The minimal pairs in that folder, where `pairs=` names no others."""
 
@@ -73,22 +71,6 @@ def named(given: object, key: str = "yardstick") -> dict[str, bool]:
         for each in GROUPS.get(name, (name,)):
             found[each] = found.get(each, False) or each == name
     return found
-
-
-def data_root(given: str | None = None) -> Path | None:
-    """The folder of the yardsticks' files: ``given``, or the one that ``LMZOO_DATA`` names, or None.
-
-    Raises:
-        LmzooError: it is not there.
-    """
-    name = given or os.environ.get(DATA)
-    if not name:
-        return None
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        what = f"root={given}" if given else f"the environment variable {DATA}={name}"
-        raise LmzooError(f"{what} is no folder; give the one with zeroshot/ and wsd/ in it")
-    return folder
 
 
 def missing_file(name: str, root: Path | None, pairs: Path | None = None) -> str | None:

@@ -16,10 +16,11 @@ from lmzoo.data.store import Store
 from lmzoo.errors import LmzooError
 from lmzoo.inference.model import LanguageModel, load
 from lmzoo.inference.sources import slow_progress
+from lmzoo.places import data_root
 from lmzoo.progress import console
 from lmzoo.yardsticks.base import FOLDER, Asked, Measured, save
 from lmzoo.yardsticks.counted import counted_of
-from lmzoo.yardsticks.registry import BLIMP, QUICK, data_root, missing_file, named, yardstick
+from lmzoo.yardsticks.registry import BLIMP, QUICK, missing_file, named, yardstick
 
 Told = Callable[[str], object]
 
