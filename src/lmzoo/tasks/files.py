@@ -82,7 +82,7 @@ class Sources:
     def _missing(self, name: str, part: str) -> str:
         if self.root is None and part not in self.given:
             return (
-                f"task={self.config.name} reads {name}: give task.root= (or set {DATA}), the folder that holds "
+                f"task={self.config.name} reads {name}: give task.root= (or set {DATA}), the folder with "
                 f"it, or a file of your own with task.{part}="
             )
         places = [str(Path.cwd())] if part in self.given else []
