@@ -56,7 +56,7 @@ class Evaluate:
     """The folder in which evaluations/ is made, if not the run folder."""
     limit: int | None = None
     """Items of each group at most, the first ones; for a trial."""
-    ngram_tokens: int = 16_000_000
+    ngram_tokens: int = 4_000_000
     """Tokens of the run's training text that the n-gram model beside bits_per_byte and minimal_pairs counts,
     from its beginning: a million takes a second and 120 MB of memory; 0 leaves it out."""
     batch_tokens: int | None = None
