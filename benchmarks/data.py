@@ -39,6 +39,7 @@ from benchmarks.measure import BOOKS, ROOT, Report, Sample, in_child, in_turns, 
 from lmzoo.data.config import VIEWS, DataConfig
 from lmzoo.data.corpus import Corpus
 from lmzoo.data.corpus import Sample as TextSample
+from lmzoo.data.encoding import BATCH_CHARACTERS
 from lmzoo.data.prepare import prepare
 from lmzoo.data.store import Store
 from lmzoo.progress import progress
@@ -50,8 +51,6 @@ from lmzoo.text.tokenizer import TextTokenizer, train_tokenizer
 TOKENIZERS = ("bpe", "wordpiece")
 PARTS = ("tokenizer", "preparation", "views", "start")
 BATCH_SIZE, SEQ_LEN = 32, 128
-ENCODED_TOGETHER = 2_000_000
-"""Characters that preparation hands to the tokenizer at a time."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -228,7 +227,7 @@ def parts_of_one(text: str, vocab_size: str) -> dict[str, float]:
         for sentence in sentences:
             held.append(sentence)
             characters += len(sentence)
-            if characters >= ENCODED_TOGETHER:
+            if characters >= BATCH_CHARACTERS:
                 encoding += encode()
                 held, characters = [], 0
     encoding += encode()

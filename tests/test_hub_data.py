@@ -181,16 +181,16 @@ def test_what_the_store_was_made_from(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmzoo.data import prepare as builder
+    from lmzoo.data import building
 
     folder = jsonl_folder(tmp_path / "set", train=DOCUMENTS)
-    plain = builder._encode
+    plain = building.encode
 
     def change(*args):
         write_rows(folder / "train.jsonl", as_rows(DOCUMENTS[1:]))
         return plain(*args)
 
-    monkeypatch.setattr(builder, "_encode", change)
+    monkeypatch.setattr(building, "encode", change)
     with pytest.raises(LmzooError, match="changed while it was read"):
         prepare(hub_data(folder), SMALL, tmp_path / "cache")
 

@@ -7,16 +7,14 @@ import io
 import json
 import lzma
 import os
-import signal
-import subprocess
-import sys
-import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from corpora import made_documents, read_real, write_text
+from lmzoo.data import encoding
 from lmzoo.data import prepare as room
 from lmzoo.data.config import DataConfig
 from lmzoo.data.corpus import Sample
@@ -24,24 +22,13 @@ from lmzoo.data.prepare import prepare
 from lmzoo.data.store import Store
 from lmzoo.errors import LmzooError
 from lmzoo.text.config import TokenizerConfig
-
-SMALL = TokenizerConfig(vocab_size=300)
-ARRAYS = ("tokens", "documents", "sentences", "document_sentences", "unigrams")
+from preparing import SMALL, same
 
 
 def texts_of(store: Store, part: str) -> list[str]:
     arrays = store.parts[part]
     bounds = zip(arrays.documents[:-1], arrays.documents[1:], strict=True)
     return [store.tokenizer.decode(arrays.tokens[start:end].tolist()) for start, end in bounds]
-
-
-def arrays_of(store: Store) -> dict[str, np.ndarray]:
-    return {f"{name}/{array}": getattr(part, array) for name, part in store.parts.items() for array in ARRAYS}
-
-
-def same(one: Store, other: Store) -> bool:
-    left, right = arrays_of(one), arrays_of(other)
-    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
 def own_text(path: Path, **more: object) -> DataConfig:
@@ -139,7 +126,7 @@ def test_what_made_a_store_is_described_as_ever(tmp_path: Path) -> None:
     store = prepare(own_text(text), SMALL, tmp_path / "cache")
     stat = text.stat()
     assert json.loads((store.folder / "store.json").read_text())["made_from"] == {
-        "format": 1,
+        "format": 2,
         "text_version": 2,
         "corpus": {
             "name": "text",
@@ -200,14 +187,14 @@ def test_sentences_by_lines(tmp_path: Path) -> None:
 def test_batches_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = own_text(write_text(tmp_path / "a.txt", made_documents(40)))
     whole = prepare(data, SMALL, tmp_path / "one")
-    monkeypatch.setattr(room, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 100)
     assert same(whole, prepare(data, SMALL, tmp_path / "two"))
 
 
 def test_a_second_run_finds_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = write_text(tmp_path / "a.txt", made_documents(40))
     first = prepare(own_text(text), SMALL, tmp_path / "cache")
-    monkeypatch.setattr(room, "_build", None)
+    monkeypatch.setattr(room._Wanted, "build", None)
     second = prepare(own_text(text, view="pairs", short_pairs=0.5), SMALL, tmp_path / "cache")
     assert second.hash == first.hash
 
@@ -271,87 +258,13 @@ class TestSample:
         assert list(sample.texts()) == ["汉" * 3]
 
 
-BUILDER = """
-import sys, time
-from pathlib import Path
-from lmzoo.data import prepare as room
-from lmzoo.data.config import DataConfig
-from lmzoo.errors import LmzooError
-from lmzoo.text.config import TokenizerConfig
-text, cache, log, pause_in, seconds = sys.argv[1:]
-plain = getattr(room, pause_in)
-def paused(*args):
-    with open(log, "a") as file:
-        file.write("building\\n")
-    time.sleep(float(seconds))
-    return plain(*args)
-setattr(room, pause_in, paused)
-store = room.prepare(
-    DataConfig(source="text", train=text, valid_fraction=0.2), TokenizerConfig(vocab_size=300), Path(cache)
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("lmzoo.data.sampling.train_tokenizer", "lmzoo.data.building.encode"),
+        *("lmzoo.data.building.write_manifest", "lmzoo.data.index.write_manifest", "lmzoo.data.index.sync"),
+    ],
 )
-print(store.hash)
-"""
-
-
-def start_builder(tmp_path: Path, pause_in: str, seconds: float) -> subprocess.Popen[str]:
-    arguments = [tmp_path / "a.txt", tmp_path / "cache", tmp_path / "log", pause_in, seconds]
-    return subprocess.Popen(
-        [sys.executable, "-c", BUILDER, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
-
-
-def test_two_at_once_build_once(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.txt", made_documents(40))
-    builders = [start_builder(tmp_path, "_make_tokenizer", 1.5) for _ in range(2)]
-    outcomes = [builder.communicate(timeout=60) for builder in builders]
-    assert [builder.returncode for builder in builders] == [0, 0], outcomes
-    assert outcomes[0][0] == outcomes[1][0]
-    assert (tmp_path / "log").read_text() == "building\n"
-    assert sorted("waiting for another process" in errors for _, errors in outcomes) == [False, True]
-
-
-@pytest.mark.parametrize("pause_in", ["train_tokenizer", "_encode", "write_manifest"])
-def test_a_killed_builder_hurts_nobody(tmp_path: Path, pause_in: str) -> None:
-    text = write_text(tmp_path / "a.txt", made_documents(40))
-    other = write_text(tmp_path / "b.txt", made_documents(40, seed=1))
-    builder = start_builder(tmp_path, pause_in, 60)
-    wait_for(tmp_path / "log")
-    stores = tmp_path / "cache" / "stores"
-    assert len(list(stores.glob("*.building"))) == 1
-    # one that lives is left alone by the builder of another store
-    prepare(own_text(other), SMALL, tmp_path / "cache")
-    assert len(list(stores.glob("*.building"))) == 1
-    builder.send_signal(signal.SIGKILL)
-    builder.communicate()
-    # and one that is dead is cleared, by the builder of another store or of its own
-    other.write_text(other.read_text() + "\nOne more line.\n")
-    prepare(own_text(other), SMALL, tmp_path / "cache")
-    assert not list(stores.glob("*.building"))
-    store = prepare(own_text(text), SMALL, tmp_path / "cache")
-    assert sorted(texts_of(store, "train") + texts_of(store, "valid")) == sorted(made_documents(40))
-
-
-def test_the_next_builder_of_the_same_store_clears_it(tmp_path: Path) -> None:
-    text = write_text(tmp_path / "a.txt", made_documents(40))
-    builder = start_builder(tmp_path, "_encode", 60)
-    wait_for(tmp_path / "log")
-    builder.send_signal(signal.SIGKILL)
-    builder.communicate()
-    prepare(own_text(text), SMALL, tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "stores").glob("*.building"))
-
-
-@pytest.mark.parametrize("where", ["train_tokenizer", "write_manifest", "sync"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_nothing_half_written_stays_behind(tmp_path: Path, monkeypatch, where: str, error) -> None:
     def fail(*args: object) -> None:
@@ -359,28 +272,32 @@ def test_nothing_half_written_stays_behind(tmp_path: Path, monkeypatch, where: s
 
     text = write_text(tmp_path / "a.txt", made_documents(40))
     with monkeypatch.context() as patched:
-        patched.setattr(room, where, fail)
+        patched.setattr(where, fail)
         with pytest.raises((KeyboardInterrupt, LmzooError)) as caught:
             prepare(own_text(text), SMALL, tmp_path / "cache")
     if isinstance(error, OSError):
         assert "No space left on device" in str(caught.value)
-    left = [path.name for path in (tmp_path / "cache" / "stores").iterdir() if path.suffix != ".lock"]
-    assert left == ([] if where != "sync" else left)  # after the rename the store is whole
-    assert not any(name.endswith(".building") for name in left)
+    stores = tmp_path / "cache" / "stores"
+    assert all(path.suffix in (".locks", ".building") for path in stores.iterdir())
+    assert not list(stores.glob("*.building/shards/*.*"))
     prepare(own_text(text), SMALL, tmp_path / "cache")
+    assert sorted(path.suffix for path in stores.iterdir()) == ["", ".locks"]
 
 
-def test_text_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["lmzoo.data.sampling.train_tokenizer", "lmzoo.data.building.encode"])
+def test_text_that_changes_while_it_is_read(tmp_path: Path, monkeypatch, where: str) -> None:
     text = write_text(tmp_path / "a.txt", made_documents(40))
-    plain = room._encode
+    module_name, _, name = where.rpartition(".")
+    plain = getattr(import_module(module_name), name)
 
     def change(*args):
         text.write_text(text.read_text() + "\nOne more line.\n")
         return plain(*args)
 
-    monkeypatch.setattr(room, "_encode", change)
+    monkeypatch.setattr(where, change)
     with pytest.raises(LmzooError, match="changed while it was read"):
         prepare(own_text(text), SMALL, tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache" / "stores").iterdir()] == [".locks"]
 
 
 BAD = {
@@ -450,7 +367,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path: Path, monkeypa
         prepare(data, pieces, tmp_path / "cache")
     assert "\n" not in str(caught.value)
     stores = tmp_path / "cache" / "stores"
-    assert not stores.exists() or all(path.suffix == ".lock" for path in stores.iterdir())
+    assert not stores.exists() or all(path.suffix == ".locks" for path in stores.iterdir())
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:

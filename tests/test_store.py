@@ -1,4 +1,4 @@
-"""The store: its arrays as literal tables, and every kind of damage named."""
+"""The store: its arrays as literal tables. What becomes of a damaged one: test_store_damage.py."""
 
 from __future__ import annotations
 
@@ -98,67 +98,6 @@ def test_unigram_entropy_by_hand(store: Store) -> None:
     by_hand = -sum(np.log((train.count(t) + 1) / total) for t in valid) / len(valid)
     assert store.unigram_entropy() == pytest.approx(by_hand, rel=1e-12)
     assert 1 < store.unigram_entropy("train") < np.log(300)
-
-
-FILES = [
-    "tokenizer.json",
-    "train/tokens.npy",
-    "train/documents.npy",
-    "valid/sentences.npy",
-    "valid/document_sentences.npy",
-    "train/unigrams.npy",
-]
-
-
-def refused(store: Store) -> str:
-    with pytest.raises(LmzooError) as caught:
-        open_store(store.folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert f"delete the folder {store.folder} and run again" in message
-    return message
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda content: content[:-1], "bytes instead of"),
-        (lambda content: b"", "has 0 bytes instead of"),
-        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "has changed"),
-        (None, "is missing"),
-    ],
-    ids=["cut", "empty", "changed", "missing"],
-)
-def test_damage_names_the_file(store: Store, name: str, damage, words: str) -> None:
-    path = store.folder / name
-    if damage is None:
-        path.unlink()
-    else:
-        path.write_bytes(damage(path.read_bytes()))
-    message = refused(store)
-    assert str(path) in message
-    assert words in message
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        b"",
-        b'{"format": 1, "ha',
-        b"[]",
-        b"\xff",
-        b'{"format": 99}',
-        b'{"format": 1}',
-        b'{"format": 1, "hash": "x", "files": {}, "text_bytes": {"train": 1, "valid": 1}}',
-        b'{"format": 1, "hash": "x", "files": {"a": 1}, "text_bytes": {"train": 1, "valid": 1}}',
-    ],
-)
-def test_a_half_written_store_is_named(store: Store, content: bytes | None) -> None:
-    path = store.folder / "store.json"
-    path.unlink() if content is None else path.write_bytes(content)
-    assert str(path) in refused(store)
 
 
 def test_no_store_at_all(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ next pair but comes back in another epoch.
 
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
 
 from lmzoo import rng
+from lmzoo.data.packed_sentences import walk
 from lmzoo.data.rows import make_batch
 from lmzoo.data.store import Part
 from lmzoo.errors import LmzooError
@@ -98,12 +97,7 @@ class PairsView:
         first = np.arange(len(part.sentences))
         filled = np.searchsorted(part.sentences, part.sentences + self._room)
         following = np.minimum(np.maximum(filled, first + 2), document_end)
-        # the walk from chunk to chunk is the one thing that cannot be vectorised
-        steps, starts, sentence = following.data, array("q"), 0
-        while sentence < len(following):
-            starts.append(sentence)
-            sentence = steps[sentence]
-        start = np.frombuffer(starts, dtype=np.int64).copy()
+        start = walk(following)
         end = following[start]
         # a single sentence left over at a document's end takes the one before it along
         start -= (end - start == 1) & (start > document_start[start])
@@ -125,10 +119,8 @@ class PairsView:
         a_end = self._sentence_end(middle - 1, own)
 
         is_random = (count == 1) | (rng.uniform(keys["random"], epochs, rows) < 0.5)
-        other = rng.integers(keys["document"], part.num_documents - 1, epochs, rows)
-        other += other >= own
-        first, after = part.document_sentences[other], part.document_sentences[other + 1]
-        random_start = first + rng.integers(keys["start"], after - first, epochs, rows)
+        other, random_start = self._elsewhere(own, rows, epochs)
+        after = part.document_sentences[other + 1]
         wanted = np.maximum(target - (a_end - a_start), 1)
         random_end = np.minimum(self._reach(random_start, wanted), after)
 
@@ -136,6 +128,16 @@ class PairsView:
         b_start = part.sentences[np.where(is_random, random_start, np.minimum(middle, end - 1))]
         b_end = self._sentence_end(np.where(is_random, random_end, end) - 1, np.where(is_random, other, own))
         return a_start, a_end, b_start, b_end, is_random
+
+    def _elsewhere(
+        self, own: np.ndarray, rows: np.ndarray, epochs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Another document than each row's own, and a sentence of it; (B,) each."""
+        part, keys = self.part, self._keys
+        other = rng.integers(keys["document"], part.num_documents - 1, epochs, rows)
+        other += other >= own
+        first, after = part.document_sentences[other], part.document_sentences[other + 1]
+        return other, first + rng.integers(keys["start"], after - first, epochs, rows)
 
     def _reach(self, sentence: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The sentence after the one with which the text from ``sentence`` on reaches ``target`` tokens."""

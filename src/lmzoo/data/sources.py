@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,13 +58,34 @@ class PythonSource:
 
 
 class FileSource:
-    """`data=text`."""
+    """`data=text`.
 
-    def __init__(self, given: dict[str, Any], column: str) -> None:
-        self._column = column
-        self._files = {part: resolve_paths(value, f"data.{part}") for part, value in given.items()}
-        paths: list[Path] = list(chain.from_iterable(self._files.values()))
-        self.total = sum(path.stat().st_size for path in paths)
+    Args:
+        files: of each part, in order.
+        column: the field or column that holds the text, where a file has several.
+        max_bytes: that a packed file may unpack to.
+    """
+
+    def __init__(self, files: dict[str, list[Path]], column: str, max_bytes: float | None = None) -> None:
+        self._column, self._max_bytes = column, max_bytes
+        self._files = files
+        self.sizes = [path.stat().st_size for _, path in self._in_order()]
+        """Bytes of every file, in the order in which they are read."""
+        self.total = sum(self.sizes)
+
+    def cut(self, ends: list[int]) -> list[FileSource]:
+        """The same files in runs, as sources of their own: up to the ``ends[0]``-th, and so on."""
+        files = self._in_order()
+        cut = []
+        for first, end in pairwise([0, *ends]):
+            held: dict[str, list[Path]] = {}
+            for part, path in files[first:end]:
+                held.setdefault(part, []).append(path)
+            cut.append(FileSource(held, self._column, self._max_bytes))
+        return cut
+
+    def _in_order(self) -> list[tuple[str, Path]]:
+        return [(part, path) for part, paths in self._files.items() for path in paths]
 
     @property
     def parts(self) -> list[str]:
@@ -82,7 +103,7 @@ class FileSource:
         # most documents end within a block of the file that is read already: no news for the bar
         moved: Callable[[int], object] = lambda amount: advance(amount) if amount else None  # noqa: E731
         for part, paths in self._files.items():
-            for document in read_documents(paths, moved, column=self._column):
+            for document in read_documents(paths, moved, column=self._column, max_bytes=self._max_bytes):
                 yield part, document
 
 
@@ -139,7 +160,8 @@ def open_source(data: DataConfig) -> Source:
         case "stdlib":
             return PythonSource()
         case "text":
-            return FileSource(given, data.column)
+            files = {part: resolve_paths(value, f"data.{part}") for part, value in given.items()}
+            return FileSource(files, data.column, data.max_bytes)
         case "hub":
             return HubSource(data, given)
         case source if source in OPENERS:

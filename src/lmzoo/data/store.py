@@ -10,42 +10,53 @@ A store folder holds::
         sentences.npy           (sentences,) int64: where each sentence starts
         document_sentences.npy  (documents + 1,) int64: number of each document's first sentence, and the end
         unigrams.npy            (V,) int64: how often each id occurs in the part
+
+Where it was prepared in several shards, the tokens stay where the shards wrote them, in
+``shards/00000/train/tokens.npy`` and so on, and the other arrays are an index over all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmzoo.data.integrity import FORMAT, StoreDamage, damage, read_manifest, verify
+from lmzoo.data.joined import JoinedArray
 from lmzoo.errors import LmzooError
 from lmzoo.text.tokenizer import TextTokenizer, load_tokenizer
 
-FORMAT = 1
-"""Version of the layout above; part of every store's hash."""
+__all__ = ["ARRAYS", "FORMAT", "PARTS", "Part", "Store", "StoreDamage", "content_of", "open_store"]
+
 PARTS = ("train", "valid", "test")
-_ARRAYS = ("tokens", "documents", "sentences", "document_sentences", "unigrams")
-_FULL_CHECK_BYTES = 2**30
-"""Up to this size, opening reads everything (about a second); beyond it, only sizes are compared."""
+ARRAYS = ("tokens", "documents", "sentences", "document_sentences", "unigrams")
 
 
 class Part:
-    """One part of a prepared corpus, memory-mapped; see the head of this file for the arrays."""
+    """One part of a prepared corpus, memory-mapped; see the head of this file for the arrays.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of its arrays.
+        tokens: the files of its tokens, in order; ``tokens.npy`` in the folder where none are given.
+    """
+
+    def __init__(self, folder: Path, tokens: Sequence[Path] = ()) -> None:
         self.folder = folder
-        self.tokens, self.documents, self.sentences, self.document_sentences, self.unigrams = (
-            # a plain view of the map: indexing np.memmap itself costs microseconds a call
-            np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray)
-            for name in _ARRAYS
+        self._token_files = tuple(tokens)
+        maps = [_mapped(path) for path in self._token_files or [folder / "tokens.npy"]]
+        self.tokens: np.ndarray | JoinedArray = maps[0] if len(maps) == 1 else JoinedArray(maps)
+        self.documents, self.sentences, self.document_sentences, self.unigrams = (
+            _mapped(folder / f"{name}.npy") for name in ARRAYS[1:]
         )
 
-    def __reduce__(self) -> tuple[type[Part], tuple[Path]]:
-        return Part, (self.folder,)  # a worker process maps the files again instead of copying them
+    def __reduce__(self) -> tuple[type[Part], tuple[Any, ...]]:
+        # a worker process maps the files again instead of copying them
+        return Part, (self.folder, self._token_files)
 
     @property
     def num_tokens(self) -> int:
@@ -66,6 +77,20 @@ class Part:
         starts = self.sentences[first:after]
         return starts, np.append(starts[1:], self.documents[i_doc + 1] - 1)
 
+    def sentence_ends(self, first: int, after: int) -> np.ndarray:
+        """(after - first,) int64 offsets at which the sentences from ``first`` to before ``after`` end."""
+        following = self.sentences[first + 1 : after + 1]
+        ends = following.copy() if after < len(self.sentences) else np.append(following, self.num_tokens - 1)
+        # the last sentence of a document comes before the first of the next
+        low, high = np.searchsorted(self.document_sentences, [first, after], side="right")
+        ends[self.document_sentences[low:high] - 1 - first] = self.documents[low:high] - 1
+        return ends
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # a plain view of the map: indexing np.memmap itself costs microseconds a call
+    return np.load(path, mmap_mode="r").view(np.ndarray)
+
 
 @dataclass(frozen=True)
 class Store:
@@ -75,7 +100,8 @@ class Store:
     hash: str
     """Of all that made it: files with their times, settings, versions."""
     content: str
-    """Of what came out: the same text and pieces give the same, wherever the files lay."""
+    """Of what came out: the same text and pieces give the same, wherever the files lay and however many
+    shards it was prepared in."""
     tokenizer: TextTokenizer
     parts: dict[str, Part]
     """``train``, ``valid`` and perhaps ``test``."""
@@ -95,71 +121,58 @@ class Store:
 
 
 def open_store(folder: Path) -> Store:
-    """Open a store after checking that every file is there and as it was written.
+    """Open a store after checking that every file is there and as it was written; of one larger than a
+    gigabyte see `integrity.verify`.
 
     Raises:
-        LmzooError: naming the file that is missing, cut short or changed.
+        StoreDamage: naming the file that is missing, cut short or changed.
+        LmzooError: there is no store, or it cannot be read.
     """
     if not folder.is_dir():
         raise LmzooError(f"there is no prepared corpus in {folder}; run `python -m lmzoo.prepare`")
-    manifest = _read_manifest(folder)
-    total = sum(entry["bytes"] for entry in manifest["files"].values())
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise _damage(path, "is missing", folder)
-        if path.stat().st_size != entry["bytes"]:
-            raise _damage(path, f"has {path.stat().st_size:,} bytes instead of {entry['bytes']:,}", folder)
-        if total < _FULL_CHECK_BYTES and checksum(path) != entry["blake2b"]:
-            raise _damage(path, "has changed since it was written", folder)
-    return Store(
-        folder=folder,
-        hash=manifest["hash"],
-        content=_content(manifest),
-        tokenizer=load_tokenizer(folder / "tokenizer.json"),
-        parts={name: Part(folder / name) for name in manifest["text_bytes"]},
-        text_bytes=manifest["text_bytes"],
-    )
-
-
-def _content(manifest: dict[str, Any]) -> str:
-    """A hash of the files' checksums: the same text and pieces, wherever the files were and whenever."""
-    sums = sorted((name, entry["blake2b"]) for name, entry in manifest["files"].items())
-    return hashlib.blake2b(json.dumps(sums).encode(), digest_size=16).hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "store.json"
     try:
-        manifest = json.loads(path.read_bytes())
-        found = manifest.get("format")
-    except FileNotFoundError:
-        raise _damage(path, "is missing", folder) from None
-    except (ValueError, AttributeError):
-        raise _damage(path, "cannot be read", folder) from None
-    if found != FORMAT:
-        raise _damage(path, f"has format {found} where this version of lmzoo reads {FORMAT}", folder)
+        manifest = _read(folder / "store.json")
+        verify(folder, manifest["files"])
+        return Store(
+            folder=folder,
+            hash=manifest["hash"],
+            content=manifest["content"],
+            tokenizer=load_tokenizer(folder / "tokenizer.json"),
+            parts={
+                part: Part(folder / part, [folder / name for name in names])
+                for part, names in manifest["tokens"].items()
+            },
+            text_bytes=manifest["text_bytes"],
+        )
+    except OSError as error:
+        where = error.filename or folder
+        raise LmzooError(f"the prepared corpus cannot be opened: {error.strerror} ({where})") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    manifest = read_manifest(path)
     try:
-        listed = {
-            name: (int(entry["bytes"]), str(entry["blake2b"])) for name, entry in manifest["files"].items()
-        }
-        needed = {f"{part}/{array}.npy" for part in manifest["text_bytes"] for array in _ARRAYS}
-        complete = manifest["hash"] and {"train", "valid"} <= set(manifest["text_bytes"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise _damage(path, "is incomplete", folder) from None
-    if not complete or not needed | {"tokenizer.json"} <= set(listed):
-        raise _damage(path, "is incomplete", folder)
+        tokens: dict[str, list[str]] = manifest["tokens"]
+        needed = {f"{part}/{array}.npy" for part in tokens for array in ARRAYS[1:]}
+        needed |= {name for names in tokens.values() for name in names} | {"tokenizer.json"}
+        complete = (
+            needed <= set(manifest["files"])
+            and all(tokens.values())
+            and {"train", "valid"} <= set(tokens) == set(manifest["text_bytes"])
+            and manifest["hash"]
+            and manifest["content"]
+        )
+    except (AttributeError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise damage(path, "is incomplete")
     return manifest
 
 
-def _damage(path: Path, what: str, folder: Path) -> LmzooError:
-    return LmzooError(
-        f"the prepared corpus is damaged: {path} {what}; "
-        f"delete the folder {folder} and run again to rebuild it"
-    )
+def content_of(checksums: Mapping[str, str]) -> str:
+    """A hash of what a store holds, however it is laid out.
 
-
-def checksum(path: Path) -> str:
-    """blake2b of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    Args:
+        checksums: of the tokenizer's files and of ``PART/ARRAY.npy``, each array as one file.
+    """
+    return hashlib.blake2b(json.dumps(sorted(checksums.items())).encode(), digest_size=16).hexdigest()

@@ -10,6 +10,9 @@ from lmzoo.data.store import Part
 from lmzoo.errors import LmzooError
 from lmzoo.types import Batch, SpecialTokens
 
+_SENTENCES = 2**20
+"""Measured at a time."""
+
 
 class StreamView:
     """Row ``b`` is the ``b``-th block of ``seq_len`` tokens of the part; the last one is padded.
@@ -65,11 +68,20 @@ class SentencesView:
         self.part = part
         self.special = special
         self.seq_len = seq_len
-        ends = np.append(part.sentences[1:], part.num_tokens - 1)
-        ends[part.document_sentences[1:] - 1] = part.documents[1:] - 1
-        self._lengths = np.minimum(ends - part.sentences, seq_len - 2) + 2
-        self.num_tokens = int(self._lengths.sum())
+        self._starts, self._lengths = self._rows()
+        self.num_tokens = int(self._lengths.sum(dtype=np.int64))
         """Tokens of one epoch, padding not counted."""
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows,) where each row's text starts in the part's tokens, and its length with [CLS] and [SEP]."""
+        part = self.part
+        # 4 bytes a sentence, and some at a time: a corpus larger than memory may have a billion
+        found = np.empty(len(part.sentences), dtype=np.int32)
+        for first in range(0, len(found), _SENTENCES):
+            after = min(first + _SENTENCES, len(found))
+            lengths = part.sentence_ends(first, after) - part.sentences[first:after]
+            found[first:after] = np.minimum(lengths, self.seq_len - 2) + 2
+        return part.sentences, found
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -80,7 +92,7 @@ class SentencesView:
         longest = int(lengths.max())
         positions = np.arange(min(-(-longest // 8) * 8, self.seq_len))[None, :]
         is_text = positions < lengths
-        offsets = np.minimum(self.part.sentences[rows][:, None] + positions - 1, self.part.num_tokens - 1)
+        offsets = np.minimum(self._starts[rows][:, None] + positions - 1, self.part.num_tokens - 1)
         tokens = self.part.tokens[offsets]
         tokens[:, 0] = self.special.cls
         np.put_along_axis(tokens, lengths - 1, self.special.sep, axis=1)
@@ -92,4 +104,4 @@ class SentencesView:
         """As `StreamView.unique_tokens`; each row's own ``[CLS]`` and ``[SEP]`` are counted with it."""
         if rows_seen >= len(self):
             return self.num_tokens
-        return int(self._lengths[rng.permuted(key, len(self), np.arange(rows_seen))].sum())
+        return int(self._lengths[rng.permuted(key, len(self), np.arange(rows_seen))].sum(dtype=np.int64))

@@ -7,13 +7,23 @@ from typing import Protocol
 import numpy as np
 
 from lmzoo.data.config import VIEWS
+from lmzoo.data.packed_sentences import PackedSentencesView
 from lmzoo.data.pairs import PairsView
+from lmzoo.data.sentence_pairs import SentencePairsView
 from lmzoo.data.store import Part
 from lmzoo.data.stream import SentencesView, StreamView
 from lmzoo.errors import one_of
 from lmzoo.types import Batch, SpecialTokens
 
-__all__ = ["PairsView", "SentencesView", "StreamView", "View", "build_view"]
+__all__ = [
+    "PackedSentencesView",
+    "PairsView",
+    "SentencePairsView",
+    "SentencesView",
+    "StreamView",
+    "View",
+    "build_view",
+]
 
 
 class View(Protocol):
@@ -49,10 +59,10 @@ class View(Protocol):
 def build_view(
     name: str, part: Part, special: SpecialTokens, seq_len: int, key: int, short_pairs: float = 0.1
 ) -> View:
-    """The view called ``name`` (``stream``, ``sentences`` or ``pairs``) of a part.
+    """The view called ``name`` (one of ``lmzoo.data.config.VIEWS``) of a part.
 
     Args:
-        key: names the view's own draws (``pairs``).
+        key: names the view's own draws (the views of pairs).
         short_pairs: share of the pairs that are deliberately short (``pairs``).
     """
     one_of("data.view", name, VIEWS)
@@ -61,5 +71,9 @@ def build_view(
             return StreamView(part, special, seq_len)
         case "sentences":
             return SentencesView(part, special, seq_len)
+        case "full_sentences" | "doc_sentences":
+            return PackedSentencesView(part, special, seq_len, cross=name == "full_sentences")
+        case "sentence_pairs":
+            return SentencePairsView(part, special, seq_len, key)
         case _:
             return PairsView(part, special, seq_len, key, short_pairs)

@@ -1,15 +1,13 @@
-"""Writes the parts of a store in a stream: memory does not grow with the text."""
+"""Writes parts of a store in a stream: memory does not grow with the text."""
 
 from __future__ import annotations
 
-import json
-import os
+import io
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lmzoo.data.store import FORMAT, checksum
 from lmzoo.types import SpecialTokens
 
 
@@ -20,10 +18,10 @@ class PartWriter:
         folder.mkdir(parents=True)
         self._special = special
         self._folder = folder
-        self._tokens = _ArrayWriter(folder / "tokens.npy", "<u2" if special.vocab_size <= 2**16 else "<u4")
-        self._documents = _ArrayWriter(folder / "documents.npy", "<i8")
-        self._sentences = _ArrayWriter(folder / "sentences.npy", "<i8")
-        self._document_sentences = _ArrayWriter(folder / "document_sentences.npy", "<i8")
+        self._tokens = ArrayWriter(folder / "tokens.npy", "<u2" if special.vocab_size <= 2**16 else "<u4")
+        self._documents = ArrayWriter(folder / "documents.npy", "<i8")
+        self._sentences = ArrayWriter(folder / "sentences.npy", "<i8")
+        self._document_sentences = ArrayWriter(folder / "document_sentences.npy", "<i8")
         self._unigrams = np.zeros(special.vocab_size, dtype=np.int64)
         self._last_document = -1
         self.num_documents = 0
@@ -71,28 +69,35 @@ class PartWriter:
             array.close()
         np.save(self._folder / "unigrams.npy", self._unigrams)
 
+    def described(self) -> dict[str, Any]:
+        """How many ``documents``, ``sentences`` and ``tokens``, and the ``dtype`` of these."""
+        return {
+            "documents": self.num_documents,
+            "sentences": self._sentences.length,
+            "tokens": self._tokens.length,
+            "dtype": self._tokens.dtype.str,
+        }
+
     def _append_tokens(self, flat: np.ndarray) -> None:
         self._unigrams += np.bincount(flat, minlength=len(self._unigrams))
         self._tokens.append(flat)
 
 
-class _ArrayWriter:
+class ArrayWriter:
     """A one-dimensional ``.npy`` file that grows; its header is written again at the end."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.length = 0
-        self._dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._file: BinaryIO = path.open("wb")
         self._write_header()
 
     def _write_header(self) -> None:
         # numpy leaves room in the header for the length to grow, so the second one fits over the first
-        descr = np.lib.format.dtype_to_descr(self._dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.write(array_header(self.dtype, self.length))
 
     def append(self, values: np.ndarray) -> None:
-        self._file.write(values.astype(self._dtype).data)
+        self._file.write(values.astype(self.dtype).data)
         self.length += len(values)
 
     def close(self) -> None:
@@ -101,31 +106,9 @@ class _ArrayWriter:
         self._file.close()
 
 
-def write_manifest(
-    folder: Path, store_hash: str, made_from: dict[str, Any], text_bytes: dict[str, int]
-) -> None:
-    """Write ``store.json`` over the finished files of ``folder``, and bring everything to the disk."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {}
-    for path in paths:
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "blake2b": checksum(path)}
-    manifest = {
-        "format": FORMAT,
-        "hash": store_hash,
-        "made_from": made_from,
-        "text_bytes": text_bytes,
-        "files": files,
-    }
-    written = folder / "store.json"
-    written.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for path in [*paths, written, *(path for path in folder.iterdir() if path.is_dir()), folder]:
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's or a folder's content to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def array_header(dtype: np.dtype, length: int) -> bytes:
+    """What a ``.npy`` file of a one-dimensional array begins with."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": (length,)})
+    return header.getvalue()
