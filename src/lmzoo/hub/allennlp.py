@@ -16,6 +16,7 @@ import numpy as np
 from lmzoo.errors import LmzooError
 from lmzoo.hub.headers import first_line, read_json
 from lmzoo.nn.config import LstmConfig
+from lmzoo.text.packed import MOST_TIMES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,8 @@ OPTIONS, WEIGHTS = "options.json", "weights.hdf5"
 """Names of the two files, or the ends of their names (``elmo_2x4096_…_options.json``)."""
 _CHARACTERS = 261
 """Rows of the published table: bytes, borders, padding."""
+_MOST_LAYERS = 1000
+"""What may be counted up before the weights have been seen."""
 _WANTED = "; lmzoo reads the models that were published: relu, widths 1, 2, 3, …, clips and skip connections"
 
 
@@ -67,15 +70,15 @@ class _Options:
             found = found[part]
         return found
 
-    def size(self, key: str, least: int = 1) -> int:
+    def size(self, key: str, least: int = 1, most: int = 2**31) -> int:
         found = self.value(key)
-        if type(found) is not int or found < least:
+        if type(found) is not int or not least <= found <= most:
             raise self.refused(key)
         return found
 
     def clip(self, key: str) -> float:
         found = self.value(key)
-        if type(found) not in (int, float) or not 0 < found < float("inf"):
+        if type(found) not in (int, float) or not 0 < found < 1e300:
             raise self.refused(key)
         return float(found)
 
@@ -109,7 +112,7 @@ def describe_options(folder: Path) -> LstmConfig:
         raise options.refused("char_cnn.max_characters_per_token")
     return LstmConfig(
         name="elmo_2018",
-        num_layers=options.size("lstm.n_layers"),
+        num_layers=options.size("lstm.n_layers", most=_MOST_LAYERS),
         hidden_size=options.size("lstm.projection_dim"),
         cell_size=options.size("lstm.dim"),
         cell_clip=options.clip("lstm.cell_clip"),
@@ -118,7 +121,7 @@ def describe_options(folder: Path) -> LstmConfig:
         character_size=options.size("char_cnn.embedding.dim"),
         characters_per_token=length,
         filters=[count for _, count in filters],
-        num_highway=options.size("char_cnn.n_highway", least=0),
+        num_highway=options.size("char_cnn.n_highway", least=0, most=_MOST_LAYERS),
         positions="none",
         embedding_norm=False,
         tied=False,
@@ -240,6 +243,8 @@ def load_weights(folder: Path, config: LstmConfig) -> dict[str, Tensor]:
                 "of no real numbers": [name for name in sorted(found) if found[name].dtype.kind != "f"],
             }
             refuse_misfits(f"{path} does not fit {OPTIONS}", misfits)
+            if sum(entry.nbytes for entry in found.values()) > MOST_TIMES * path.stat().st_size:
+                raise ValueError(f"its numbers would take more than {MOST_TIMES} times its size: a bomb?")
             return {
                 entry.ours: torch.from_numpy(
                     np.ascontiguousarray(entry.convert(found[entry.theirs][()].astype(np.float32)))

@@ -21,6 +21,7 @@ from lmzoo.hub.forms import Form, native_form
 from lmzoo.hub.headers import CONFIG, WEIGHTS, read_json, tensor_names, weights_file
 from lmzoo.nn.config import MODELS, ModelConfig
 from lmzoo.objectives.config import OBJECTIVES, BilmConfig, ObjectiveConfig
+from lmzoo.plain_yaml import read_yaml
 from lmzoo.types import Context, SpecialTokens
 
 OWN, ALLENNLP = "lmzoo", "allennlp"
@@ -122,7 +123,7 @@ def _own(folder: Path, given: Mapping[str, Any]) -> Description:
             raise ValueError(f"lmzoo.model.vectors={model.vectors} is no plain name of a file beside it")
         if max(special.ids) >= special.vocab_size:
             raise ValueError(f"lmzoo.special_tokens: {max(special.ids)} is no id")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise LmzooError(
             f"{where} is damaged or of another version ({reason}); export the run again"
@@ -169,11 +170,9 @@ def _with_vectors_of_run(folder: Path, model: ModelConfig) -> ModelConfig:
     run = folder.parent / "config.yaml"
     if folder.name != "model" or not run.is_file():
         return model
-    import yaml
-
     try:
-        path = yaml.safe_load(run.read_text(encoding="utf-8"))["model"]["vectors"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        path = read_yaml(run)["model"]["vectors"]
+    except (LmzooError, KeyError, TypeError):
         return model
     return replace(model, vectors=path) if isinstance(path, str) else model
 

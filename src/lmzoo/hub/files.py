@@ -132,15 +132,23 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     return dict(read)
 
 
-def unpickle(path: Path) -> Any:
+def unpickle(path: Path, *, checked: bool = False, advice: str = ADVICE) -> Any:
     """What ``torch.save`` wrote, if it is tensors and plain containers.
+
+    Args:
+        path: of the file.
+        checked: whether it is known to be as it was written.
+        advice: what to do where it is damaged; nothing, if it is said elsewhere.
 
     Raises:
         LmzooError: as ``read_pickled``.
     """
+    then = f"; {advice}" if advice else ""
     try:
-        if zipfile.is_zipfile(path):
+        if not checked and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:  # torch itself does not look at the checksums
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+                    raise ValueError("its parts are compressed, which torch.save never does: a bomb?")
                 damaged = packed.testzip()
             if damaged:
                 raise ValueError(f"{damaged} has changed since it was written")
@@ -148,12 +156,12 @@ def unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named is None:
-            raise LmzooError(f"{path} is damaged, or no file of tensors; {ADVICE}") from error
+            raise LmzooError(f"{path} is damaged, or no file of tensors{then}") from error
         raise LmzooError(
             f"{path} carries code ({named[1]}), which was not run; give the model as {WEIGHTS}"
         ) from error
     except Exception as error:  # torch raises what its readers happen to raise
-        raise LmzooError(f"{path} is damaged ({first_line(error)}); {ADVICE}") from error
+        raise LmzooError(f"{path} is damaged ({first_line(error)}){then}") from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

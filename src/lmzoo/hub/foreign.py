@@ -52,7 +52,7 @@ class Keys:
 
     def number(self, key: str, default: float) -> float:
         value = self.given.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
             raise self.refuse(key, value, "a number that is not negative")
         return float(value)
 
@@ -89,7 +89,7 @@ def read_config(path: Path, given: dict[str, Any], tensors: Iterable[str] | None
         LmzooError: another kind of model, or a choice that no model of ours has.
     """
     kind = given.get("model_type")
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         named = f"model_type={kind}" if kind else "it names no model_type"
         raise LmzooError(f"{path}: {named}, which cannot be loaded here; supported: {', '.join(_READERS)}")
     return _READERS[kind](Keys(path, given), list(tensors or []))
@@ -251,16 +251,16 @@ def _refuse_local_attention(keys: Keys, num_layers: int) -> None:
     kinds = keys.given.get("layer_types")
     if kinds is None:
         every = keys.size("global_attn_every_n_layers", 3)
-        local = [layer for layer in range(num_layers) if layer % every]
+        local = 1 if every > 1 and num_layers > 1 else None
         key, value = "global_attn_every_n_layers", str(every)
     else:
         if not isinstance(kinds, list) or len(kinds) != num_layers:
             raise keys.refuse("layer_types", kinds, f"a list of {num_layers}")
-        local = [layer for layer, kind in enumerate(kinds) if kind != "full_attention"]
-        key, value = "layer_types", str(kinds[local[0]]) if local else ""
-    if local:
+        local = next((layer for layer, kind in enumerate(kinds) if kind != "full_attention"), None)
+        key, value = "layer_types", "" if local is None else str(kinds[local])
+    if local is not None:
         raise LmzooError(
-            f"{keys.path}: {key}={value}: layer {local[0]} attends to a sliding window, which no model here "
+            f"{keys.path}: {key}={value}: layer {local} attends to a sliding window, which no model here "
             "does; only full attention in every layer can be loaded"
         )
 

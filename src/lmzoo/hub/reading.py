@@ -126,7 +126,7 @@ def build_empty(description: Description, tensors: Mapping[str, Tensor]) -> Lang
                 characters=characters,
                 context=description.context,
             )
-    except (ValueError, RuntimeError, TypeError, AssertionError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, RuntimeError, TypeError, AssertionError, KeyError, ArithmeticError) as error:
         raise LmzooError(
             f"{description.folder / CONFIG} makes no model ({str(error) or type(error).__name__})"
         ) from error

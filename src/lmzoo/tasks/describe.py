@@ -10,8 +10,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lmzoo.errors import LmzooError
 from lmzoo.places import config_folder
+from lmzoo.plain_yaml import read_yaml
 from lmzoo.tasks.config import FORMATS, SHAPES, TaskConfig
-from lmzoo.tasks.formats import CONLLU_FIELDS
+from lmzoo.tasks.formats import CONLLU_FIELDS, JOIN
 
 METRICS: dict[str, tuple[str, ...]] = {
     "accuracy": ("sentence", "pair", "tagging"),
@@ -68,14 +69,7 @@ def read_config(task: str) -> tuple[TaskConfig, Path | None]:
 
 
 def _typed_config(path: Path) -> TaskConfig:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LmzooError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise LmzooError(f"{path} cannot be read ({error.strerror})") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise LmzooError(f"{path} holds no keys; write KEY: VALUE lines, as the files in conf/task do")
     known = [entry.name for entry in fields(TaskConfig)]
@@ -112,8 +106,10 @@ def _typed(value: Any, hint: Any) -> Any:
             return {_typed(name, str): _typed(one, get_args(kind)[1]) for name, one in value.items()}
         if kind is Any or (holder is None and type(value) is kind):
             return value
-        if kind in (str, float) and type(value) is int:  # labels: [0, 1]
-            return kind(value)
+        if kind is str and type(value) is int:  # labels: [0, 1]
+            return str(value)
+        if kind is float and type(value) is int and abs(value) < 2**63:
+            return float(value)
     raise ValueError(value)
 
 
@@ -146,6 +142,14 @@ def _check(config: TaskConfig, path: Path) -> None:
             refuse(key, f"{wrong}; choose one of: {', '.join(choices)}")
     if config.train == "???":
         refuse("train", "is missing; name the training file, relative to task.root")
+    if not config.name.isprintable() or config.name in ("", ".", "..") or set(config.name) & {"/", "\\"}:
+        refuse("name", f"{config.name!r} cannot name the folder of the results; give a plain name")
+    for key in ("train", "valid", "test") if config.format != "hub" else ():
+        for name in (getattr(config, key) or "").split(JOIN):
+            if Path(name).is_absolute() or name.startswith("~") or ".." in Path(name).parts:
+                refuse(
+                    key, f"{name!r} leads out of task.root; move the file there, or give it with task.{key}="
+                )
     if config.format not in _FORMATS[config.shape]:
         refuse("format", f"a task of shape {config.shape} is read from {', '.join(_FORMATS[config.shape])}")
     if config.shape not in METRICS[config.metric]:

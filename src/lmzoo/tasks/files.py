@@ -11,13 +11,10 @@ from lmzoo.errors import LmzooError
 from lmzoo.inference.sources import slow_progress
 from lmzoo.places import DATA
 from lmzoo.tasks.config import TaskConfig
-from lmzoo.tasks.formats import Values, read_values
+from lmzoo.tasks.formats import JOIN, Values, read_values
 
 if TYPE_CHECKING:
     from lmzoo.tasks.hub_rows import HubRows
-
-JOIN = " + "
-"""Between the names of files that belong together, as CoLA's two dev files."""
 
 
 class Sources:

@@ -23,6 +23,8 @@ DOCUMENT_MARK = "-DOCSTART-"
 """CoNLL-2003's mark between documents, which stands where a sentence would."""
 BROKEN = "broken"
 """The one key of a row with too few or too many columns, where the task leaves these out."""
+JOIN = " + "
+"""Between the names of files that belong together, as CoLA's two dev files."""
 _LINES_A_STEP = 1000
 
 
@@ -184,10 +186,12 @@ def _squad(path: Path, lines: Lines, config: TaskConfig) -> Iterator[tuple[str, 
             for q, question in enumerate(_part(paragraph, "qas", list, inside)):
                 where = f"{inside}.qas[{q}]"
                 answers = _part(question, "answers", list, where)
+                number = str(question.get("id", ""))
+                refuse_half_characters(number, f"{where}.id")
                 yield (
                     where,
                     {
-                        "id": str(question.get("id", "")),
+                        "id": number,
                         "question": _part(question, "question", str, where),
                         "context": context,
                         "answers": [_answer(answer, where) for answer in answers],

@@ -1,4 +1,7 @@
-"""Packed files as streams of bytes: ``.gz``, ``.xz``, ``.zst``."""
+"""Packed files as streams of bytes: ``.gz``, ``.xz``, ``.zst``.
+
+A few bytes may unpack to terabytes (a decompression bomb), so that every packed file has a bound.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +18,80 @@ from lmzoo.errors import LmzooError
 
 _UNPACK: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 PACKINGS = (*_UNPACK, ".zst")
-_CHUNK = 2**14
-"""Packed bytes unpacked at a time: few, because they may unpack to thousands of times as many."""
+_CHUNK = 2**11
+"""Packed bytes of Zstandard unpacked at a time: few, because they may unpack to 32,000 times as many."""
+_BUFFER = 2**16
+MOST_TIMES = 100
+"""A packed file may unpack to so many times its size; text seldom reaches a tenth of that."""
+LEAST_BOUND = 2**28
+"""Bytes that any packed file may unpack to, however small it is."""
+
+
+def unpacked_bound(path: Path, max_bytes: float | None) -> float:
+    """Bytes that a packed file may unpack to: ``max_bytes``, or what its own size allows."""
+    return max(LEAST_BOUND, MOST_TIMES * path.stat().st_size) if max_bytes is None else max_bytes
+
+
+def too_much(path: Path, bound: float, max_bytes: float | None) -> LmzooError:
+    """What is said of a file that unpacks to more than ``bound`` bytes."""
+    if max_bytes is None:
+        return LmzooError(
+            f"{path} unpacks to more than {bound:,.0f} bytes, {MOST_TIMES} times its size or more: a "
+            "decompression bomb? If it is meant, unpack it yourself (a corpus: or set data.max_bytes=)"
+        )
+    return LmzooError(
+        f"{path} unpacks to more than data.max_bytes={bound:,.0f}; raise it if the file is meant to be so large"
+    )
 
 
 @contextmanager
-def open_unpacked(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def open_unpacked(path: Path, max_bytes: float | None = None) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """A file's bytes, unpacked if its suffix says that they are packed.
+
+    Args:
+        path: the file.
+        max_bytes: the most that it may unpack to, if it is packed; without it, a hundred times its size on
+            disk and 256 MiB at least.
 
     Yields:
         the bytes, and the file as it lies on disk, whose ``tell()`` is how much of it has been read.
 
     Raises:
-        LmzooError: the file cannot be read, or is damaged or cut off; while the block reads it, too.
+        LmzooError: the file cannot be read, is damaged or cut off, or unpacks to more than it may; while the
+            block reads it, too.
     """
     try:
         with path.open("rb") as raw:
-            if path.suffix == ".zst":
-                yield io.BufferedReader(_Zstandard(raw, path)), raw
-            else:
-                unpack = _UNPACK.get(path.suffix)
-                yield unpack(raw) if unpack else raw, raw
+            if path.suffix not in PACKINGS:
+                yield raw, raw
+                return
+            unpacked = _Zstandard(raw, path) if path.suffix == ".zst" else _UNPACK[path.suffix](raw)
+            yield io.BufferedReader(_Bounded(unpacked, path, max_bytes), _BUFFER), raw
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise LmzooError(f"{path} is damaged and cannot be unpacked ({error}); fetch it again") from None
     except OSError as error:
         raise LmzooError(f"{path} cannot be read ({error.strerror})") from None
+
+
+class _Bounded(io.RawIOBase):
+    """Passes on what is unpacked, up to a bound."""
+
+    def __init__(self, unpacked: Any, path: Path, max_bytes: float | None) -> None:
+        self._unpacked = unpacked
+        self._path = path
+        self._max_bytes = max_bytes
+        self._bound = unpacked_bound(path, max_bytes)
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._unpacked.readinto(buffer)
+        self._count += count
+        if self._count > self._bound:
+            raise too_much(self._path, self._bound, self._max_bytes)
+        return count
 
 
 class _Zstandard(io.RawIOBase):

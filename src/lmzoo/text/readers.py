@@ -3,7 +3,7 @@
 ``.txt`` has a blank line between documents and one sentence or paragraph a line; ``.jsonl`` has one
 object a line with the document in its field ``text``. Both may be packed: ``.gz``, ``.xz``, ``.zst``.
 ``.parquet`` has one document a row, in its column ``text``. Only one document, or a few rows, are held at
-a time.
+a time, and what is packed is unpacked up to a bound.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def resolve_paths(given: object, what: str) -> list[Path]:
         Existing files without repetition, sorted.
 
     Raises:
-        LmzooError: nothing given, no such file, a folder, a glob without a match, an unknown suffix.
+        LmzooError: nothing given, no such file, a folder, a pipe or a device, a glob without a match, an
+            unknown suffix, a name that no file can have.
     """
     names = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if not names:
@@ -54,13 +55,22 @@ def resolve_paths(given: object, what: str) -> list[Path]:
     for name in names:
         if not isinstance(name, str | Path) or not str(name):
             raise LmzooError(f"{what}={name!r} is not a path; give {_SUFFIXES}")
-        for path in _matches(Path(name).expanduser(), what):
-            found.setdefault(path.resolve(), path)
+        try:
+            for path in _matches(Path(name).expanduser(), what):
+                found.setdefault(path.resolve(), path)
+        # a zero byte, nobody's home, links in a circle, a name too long, a folder that may not be looked into
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise LmzooError(f"{what}={_shortened(str(name))} cannot be looked for ({reason})") from None
     return sorted(found.values())
 
 
 def read_documents(
-    paths: Iterable[Path], advance: Callable[[int], object] | None = None, *, column: str = "text"
+    paths: Iterable[Path],
+    advance: Callable[[int], object] | None = None,
+    *,
+    column: str = "text",
+    max_bytes: float | None = None,
 ) -> Iterator[Document]:
     """Every document of the files, in order.
 
@@ -69,30 +79,33 @@ def read_documents(
         advance: told, document by document, how many more bytes of the files (as they lie on disk,
             packed) have been read; their sizes sum to the total.
         column: the field or column that holds the text, in the kinds of files that have several.
+        max_bytes: the most that a packed file may unpack to; see `packed.open_unpacked`.
 
     Raises:
         LmzooError: text that is not UTF-8, a line or a row without text, a damaged file, a file without
-            text, a package that is not installed; file and line are named.
+            text, one that unpacks to too much, a package that is not installed; file and line are named.
     """
     for path in paths:
         empty = True
-        for document in _documents(path, advance, column):
+        for document in _documents(path, advance, column, max_bytes):
             empty = False
             yield document
         if empty:
             raise LmzooError(f"{path} holds no text; leave it out or fill it")
 
 
-def _documents(path: Path, advance: Callable[[int], object] | None, column: str) -> Iterator[Document]:
+def _documents(
+    path: Path, advance: Callable[[int], object] | None, column: str, max_bytes: float | None
+) -> Iterator[Document]:
     kind = _kind(path)
     if kind == _PARQUET:
-        for number, text in parquet_texts(path, column, advance):
+        for number, text in parquet_texts(path, column, advance, max_bytes):
             if text.strip():
                 yield Document(text, f"{path}:{number}")
         return
     reader = partial(_jsonl_documents, field=column) if kind == ".jsonl" else _READERS[kind]
     told = 0
-    with open_unpacked(path) as (unpacked, raw):
+    with open_unpacked(path, max_bytes) as (unpacked, raw):
         for document in reader(path, numbered_lines(path, unpacked)):
             yield document
             if advance is not None:
@@ -116,7 +129,14 @@ def _matches(path: Path, what: str) -> list[Path]:
     for file in files:
         if _kind(file) not in (*_READERS, _PARQUET):
             raise LmzooError(f"{what}: {file} is of an unknown kind; give {_SUFFIXES}")
+        if not file.is_file():  # a pipe could not be read twice, and would be waited for
+            raise LmzooError(f"{what}: {file} is no regular file; give {_SUFFIXES}")
     return files
+
+
+def _shortened(name: str, most: int = 80) -> str:
+    shown = name if len(name) <= most else f"{name[:most]}…"
+    return shown if shown.isprintable() else repr(shown)
 
 
 def _kind(path: Path) -> str:

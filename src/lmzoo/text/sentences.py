@@ -30,6 +30,8 @@ WAYS = ("split", "lines")
 # Together Unicode's White_Space, as the tokenizers' pre-tokenisation has it; str.isspace has four more.
 _BLANK = "\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _LINE_BREAK = "\n\v\f\r\x85\u2028\u2029"
+WHITE_SPACE = _LINE_BREAK + _BLANK
+"""Inside the brackets of a regex: Unicode's White_Space."""
 _CLOSING = "\"'”’»)\\]}」』）】》〉〕`*_"
 _OPENING = "\"'“‘«(\\[{「『（【《〈〔`*_¿¡§•–—-"
 _WIDE = "。｡！？；"
@@ -38,10 +40,10 @@ WIDE_STOP = f"[{_WIDE}…][{_WIDE}….!?]*[{_CLOSING}]*"
 """Regex of the stops after which a sentence may start without white space between. A tokenizer that
 cuts its words here too gives the same pieces sentence by sentence as for the whole text."""
 
-_CANDIDATE = re.compile(f"([{_WIDE}….!?]++)([{_CLOSING}]*+)|[{_LINE_BREAK}][{_LINE_BREAK}{_BLANK}]*+")
-_LINES = re.compile(f"[{_LINE_BREAK}][{_LINE_BREAK}{_BLANK}]*+")
+_CANDIDATE = re.compile(f"([{_WIDE}….!?]++)([{_CLOSING}]*+)|[{_LINE_BREAK}][{WHITE_SPACE}]*+")
+_LINES = re.compile(f"[{_LINE_BREAK}][{WHITE_SPACE}]*+")
 _NEXT = re.compile(f"[{_BLANK}]++(?:[{_OPENING}]++[{_BLANK}]*+)?+(.?)", re.DOTALL)
-_SPACES = "".join(chr(c) for c in range(0x3001) if re.match(f"[{_LINE_BREAK}{_BLANK}]", chr(c)))
+_SPACES = "".join(chr(c) for c in range(0x3001) if re.match(f"[{WHITE_SPACE}]", chr(c)))
 _LINE_END = frozenset(("", *_LINE_BREAK))
 _NOT_A_START = frozenset("，、：,:;.!?…)]}%—")
 _HAN_OR_KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufa6d]")
@@ -134,7 +136,8 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
 def _abbreviates(text: str, start: int, stop: int, following: int) -> bool:
     """Whether the full stop at ``stop`` belongs to its word and not to the sentence begun at ``start``;
     the next word is at ``following``."""
-    word_start = max(start, stop - _LONGEST_WORD, text.rfind(" ", start, stop) + 1)
+    nearest = max(start, stop - _LONGEST_WORD)  # no further: a line may have no space in a million words
+    word_start = max(nearest, text.rfind(" ", nearest, stop) + 1)
     word = text[word_start:stop].lstrip(_BEFORE_WORD)
     if word in _NEVER or (word in _BEFORE_NUMBER and text[following].isdigit()):
         return True

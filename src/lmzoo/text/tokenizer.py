@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,19 @@ from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, processors
 from lmzoo.errors import LmzooError
 from lmzoo.text.config import TokenizerConfig, check_tokenizer
 from lmzoo.text.folders import PARTS, choose_special, open_tokenizer
+from lmzoo.text.lossless import is_lossless
+from lmzoo.text.parts import parts_of
+from lmzoo.text.readers import refuse_half_characters
 from lmzoo.text.spelling import spelling
 from lmzoo.text.unknown import CLASSES, class_of
 from lmzoo.text.vocabularies import SPECIAL, train_bpe, train_char, train_word, train_wordpiece
 from lmzoo.types import SpecialTokens
 
-_PROBE = "A probe: naïve 中文。”“🙂\n\n  \t\x00 [SEP] "
 _OWN_NAMES = dict(zip(PARTS, SPECIAL, strict=True))
+_LONGEST = 2**20
+"""Characters that are encoded at once, where the kind of tokenizer allows to cut a text."""
+_HOLES = 2**16
+"""Ids without a token that a vocabulary may have beside one for each token: each takes memory like a token."""
 
 
 class TextTokenizer:
@@ -31,7 +38,7 @@ class TextTokenizer:
     masked and drawn, because "a number" is a guess that can be right.
 
     Raises:
-        LmzooError: a special token is missing.
+        LmzooError: a special token is missing, or the ids are far more than the tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str, roles: Mapping[str, str] | None = None) -> None:
@@ -55,21 +62,47 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self.vocab_size: int = 1 + max(vocabulary.values())
         """V, special tokens included; one more than the highest id, should a file have holes."""
+        if self.vocab_size > 2 * len(vocabulary) + _HOLES:
+            raise LmzooError(
+                f"{source} has {len(vocabulary):,} tokens and ids up to {self.vocab_size - 1:,}, each of which "
+                "would take a row of the model; number the tokens one after the other"
+            )
+        self._source = source
         ids = {part: vocabulary[name] for part, name in self.special_names.items()}
         self.special = SpecialTokens(self.vocab_size, **({"mask": None} | ids))  # type: ignore[arg-type]
         self._class_ids = {name: vocabulary[name] for name in CLASSES if name in vocabulary}
         self.unknown_ids: frozenset[int] = frozenset([self.special.unk, *self._class_ids.values()])
         """What stands for words that the vocabulary does not have."""
         tokenizer.post_processor = self._template(ending=True)
-        self.lossless: bool = isinstance(tokenizer.decoder, decoders.ByteLevel) and self._gives_back(_PROBE)
+        self.lossless: bool = is_lossless(tokenizer, self._names())
         """Whether decoding gives the very text back, byte by byte."""
+        # the kinds of which it is known that a part of a text has the same pieces as in the text
+        self._divisible = (
+            self.lossless
+            or isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+            or (tokenizer.pre_tokenizer is None and isinstance(tokenizer.decoder, decoders.Fuse))
+        )
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text, special tokens not added; a special token spelt out in it is text."""
+        """Ids of every text, special tokens not added; a special token spelt out in it is text.
+
+        Of a text of more than a million characters the parts are encoded one after the other: see `parts`.
+
+        Raises:
+            LmzooError: a text holds half a surrogate pair, or what a tokenizer from elsewhere has no token for.
+        """
         if self._class_ids:  # told by the words themselves, so their places are needed
             return [ids for ids, _ in self.encode_with_offsets(texts)]
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
+        if self._all_short(texts):
+            encoded = self._encode(self._tokenizer.encode_batch_fast, texts)
+            return [encoding.ids for encoding in encoded]
+        short = iter(self.encode_batch([text for text in texts if len(text) <= _LONGEST]))
+        return [
+            next(short)
+            if len(text) <= _LONGEST
+            else list(chain.from_iterable(self.encode_batch([part])[0] for part in parts_of(text, _LONGEST)))
+            for text in texts
+        ]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Ids of every text as `encode_batch` gives them, and where each token stands.
@@ -78,12 +111,18 @@ class TextTokenizer:
             for every text its ids, and start and end of each token in characters of the text. Tokens that
             are bytes of one character all have that character's place; at byte level the space before a
             word belongs to it.
+
+        Raises:
+            LmzooError: as ``encode_batch``.
         """
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            (self._classified(text, encoding), encoding.offsets)
-            for text, encoding in zip(texts, encoded, strict=True)
-        ]
+        if self._all_short(texts):
+            encoded = self._encode(self._tokenizer.encode_batch, texts)
+            return [
+                (self._classified(text, encoding), encoding.offsets)
+                for text, encoding in zip(texts, encoded, strict=True)
+            ]
+        short = iter(self.encode_with_offsets([text for text in texts if len(text) <= _LONGEST]))
+        return [next(short) if len(text) <= _LONGEST else self._long_with_offsets(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens left out."""
@@ -158,6 +197,32 @@ class TextTokenizer:
         assert number is not None
         return number
 
+    def _all_short(self, texts: Sequence[str]) -> bool:
+        return not self._divisible or all(len(text) <= _LONGEST for text in texts)
+
+    def _encode(self, encode: Callable[..., list[Encoding]], texts: Sequence[str]) -> list[Encoding]:
+        try:
+            return encode(list(texts), add_special_tokens=False)
+        except Exception as error:
+            for text in texts:
+                refuse_half_characters(text, "a text")
+            if type(error) is not Exception:  # the library raises nothing narrower
+                raise
+            raise LmzooError(
+                f"{self._source} cannot encode a text ({' '.join(str(error).split())}); mend it, or give another"
+            ) from None
+
+    def _long_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        found: list[int] = []
+        places: list[tuple[int, int]] = []
+        before = 0
+        for part in parts_of(text, _LONGEST):
+            ((ids, inside),) = self.encode_with_offsets([part])
+            found += ids
+            places += [(start + before, end + before) for start, end in inside]
+            before += len(part)
+        return found, places
+
     def _classified(self, text: str, encoding: Encoding) -> list[int]:
         ids = encoding.ids
         unknown = self.special.unk
@@ -176,14 +241,6 @@ class TextTokenizer:
             pair=f"[CLS] $A [SEP] $B:1{last[1]}",
             # under names of its own, because a token's name may hold what a template cannot
             special_tokens=[{"id": mark, "ids": [self._id(name)], "tokens": [name]} for mark, name in marks],  # type: ignore[misc]
-        )
-
-    def _gives_back(self, text: str) -> bool:
-        every_byte = set(pre_tokenizers.ByteLevel.alphabet()) <= self._tokenizer.get_vocab().keys()
-        return (
-            every_byte
-            and self._tokenizer.normalizer is None
-            and self.decode(self.encode_batch([text])[0]) == text
         )
 
 

@@ -15,6 +15,8 @@ from lmzoo.text.packed import open_unpacked
 
 _LOOKED_AT = 100
 _ENDS = b" \r\n"
+_DIGITS = 18
+"""Of a number in the first line; a longer one counts nothing."""
 
 
 class VectorFile:
@@ -127,7 +129,8 @@ class VectorFile:
 def _header(line: bytes) -> int | None:
     """How many words a first line of "words dimension" promises; None where it is no such line."""
     parts = line.split(b" ")
-    return int(parts[0]) if len(parts) == 2 and all(part.isdigit() for part in parts) else None
+    is_header = len(parts) == 2 and all(part.isdigit() and len(part) <= _DIGITS for part in parts)
+    return int(parts[0]) if is_header else None
 
 
 def _is_number(value: bytes) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from lmzoo.text.sentences import WIDE_STOP
+from lmzoo.text.sentences import WHITE_SPACE, WIDE_STOP
 from lmzoo.text.unknown import CAPITAL, NUMBER
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -19,6 +20,11 @@ _COVERAGE = 0.9995
 """WordPiece's alphabet: at least so many characters, and so large a share of the text; SentencePiece's
 default (Kudo and Richardson 2018)."""
 _TEXTS_A_BATCH = 256
+_LONGEST_WORD = 1000
+_LONG_RUN = re.compile(
+    rf"(?<![^{WHITE_SPACE}])[^{WHITE_SPACE}]{{{_LONGEST_WORD},}}+|(?<![{WHITE_SPACE}])[{WHITE_SPACE}]{{{_LONGEST_WORD},}}+"
+)
+"""Looked for where a word or a gap begins, and nowhere else: so each character is looked at once or twice."""
 
 
 def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
@@ -39,7 +45,7 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_batches(texts), trainer)
+    tokenizer.train_from_iterator(_batches(without_long_words(texts)), trainer)
     return tokenizer
 
 
@@ -62,7 +68,7 @@ def train_wordpiece(vocab_size: int, lowercase: bool, texts: list[str]) -> Token
         continuing_subword_prefix=_CONTINUATION,
         show_progress=False,
     )
-    training.train_from_iterator(_batches(texts), trainer)
+    training.train_from_iterator(_batches(without_long_words(texts)), trainer)
 
     tokenizer = Tokenizer(models.WordPiece(training.get_vocab(), unk_token=_UNKNOWN))
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -143,6 +149,22 @@ def _wordpiece_alphabet(
     joined = ((c, normalizer.normalize_str("a" + c)) for c in alphabet)
     inside = [c for c, word in joined if len(splitter.pre_tokenize_str(word)) == 1]
     return alphabet, inside
+
+
+def without_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """Texts whose words and gaps of more than a thousand characters are cut into texts of their own.
+
+    The library merges the pieces of a word in a time that grows with the square of its length: a line of a
+    million letters without a space would take an hour, and no word is as long.
+    """
+    for text in texts:
+        start = 0
+        for run in _LONG_RUN.finditer(text):
+            for cut in range(run.start() + _LONGEST_WORD, run.end() + 1, _LONGEST_WORD):
+                yield text[start:cut]
+                start = cut
+        if start < len(text) or not text:
+            yield text[start:]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
