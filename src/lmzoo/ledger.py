@@ -31,6 +31,8 @@ class Ledger:
     seconds: float = 0.0
     """Wall-clock time of the training steps; validation is not counted."""
     rows_an_epoch: int = 0
+    skipped_steps: int = 0
+    """Steps left out because their loss or gradient was not finite: paid for, and nothing learned."""
 
     def spent(self, budget: BudgetConfig) -> float:
         """Share of the budget that is spent; 1 or more when it is used up."""

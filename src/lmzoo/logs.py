@@ -24,6 +24,24 @@ from lmzoo.errors import LmzooError, one_of
 from lmzoo.progress import console
 from lmzoo.settings import LoggerConfig
 
+FLUSH_SECONDS = 0.1
+"""How often W&B's process brings rows to the disk, 15 by default; what it holds is lost in a kill."""
+
+
+class PatientWandbLogger(WandbLogger):
+    """W&B's logger, which can wait until all rows so far are on the disk."""
+
+    _logged = 0.0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        self._logged = time.monotonic()
+
+    def settle(self) -> None:
+        """Wait, if need be, until a row that has just been logged is safe: W&B says nothing of it."""
+        time.sleep(max(self._logged + 3 * FLUSH_SECONDS - time.monotonic(), 0.0))
+
 
 class HistoryLogger(Logger):
     """history.csv: one row a logged step, on the disk as soon as it is logged.
@@ -82,11 +100,16 @@ class HistoryLogger(Logger):
             self._columns += unseen
             self._write([*rows, self._row])
             return
-        with self._path.open("r+b") as file:
-            file.seek(self._start)
-            file.truncate()
-            file.write(self._line(self._row))
-            self._end = file.tell()
+        line = self._line(self._row)
+        if self._start + len(line) < self._end:  # what is left of a longer row would be a row of its own
+            self._write([*self._read()[:-1], self._row])
+            return
+        # in one write, over the row that stands there: a killed run has the one or the other
+        with self._path.open("r+b", buffering=0) as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is found before anything is written over
+                os.posix_fallocate(file.fileno(), self._start, len(line))
+            os.pwrite(file.fileno(), line, self._start)
+        self._end = self._start + len(line)
 
     def _line(self, row: Mapping[str, str]) -> bytes:
         text = io.StringIO()
@@ -155,19 +178,33 @@ def build_loggers(
     return [history, logger], logger.experiment.id
 
 
-def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
+def close_loggers(loggers: Sequence[Logger], exit_code: int, preempted: bool = False) -> None:
     """End the run everywhere, whether it succeeded (0) or not; call it in a `finally`.
 
     W&B is given the logger's `timeout_seconds` to take what it has not yet taken.
+
+    Args:
+        loggers: of the run.
+        exit_code: as the process's.
+        preempted: whether the machine was taken away, which W&B shows as another thing than a failure.
     """
     for logger in loggers:
         logger.finalize("success" if exit_code == 0 else "failed")
         if isinstance(logger, WandbLogger) and _is_rank_zero():
             try:
+                if preempted:
+                    logger.experiment.mark_preempting()
                 logger.experiment.finish(exit_code=exit_code)
             except TimeoutError:
                 later = shlex.join(["wandb", "sync", str(Path(logger.experiment.dir).parent)])
                 _say(f"W&B did not take all of the run in time; to send the rest: {later}")
+
+
+def settle_loggers(loggers: Sequence[Logger]) -> None:
+    """See to it that rows logged so far outlive a kill; call it before a checkpoint is written."""
+    for logger in loggers:
+        if isinstance(logger, PatientWandbLogger) and _is_rank_zero():
+            logger.settle()
 
 
 def wandb_link(loggers: Sequence[Logger]) -> str | None:
@@ -237,7 +274,7 @@ def _wandb_mode(config: LoggerConfig) -> str:
     return "offline"
 
 
-def _wandb(config: LoggerConfig, folder: Path, mode: str, run: dict[str, Any]) -> WandbLogger:
+def _wandb(config: LoggerConfig, folder: Path, mode: str, run: dict[str, Any]) -> PatientWandbLogger:
     """A W&B run, started; offline where the server does not answer in time."""
     import wandb
 
@@ -247,9 +284,9 @@ def _wandb(config: LoggerConfig, folder: Path, mode: str, run: dict[str, Any]) -
         init_timeout=config.timeout_seconds,
         finish_timeout=config.timeout_seconds,
         finish_timeout_raises=True,
-        x_transaction_log_flush_interval=1,  # seconds; the default of 15 is what a killed run loses
+        x_transaction_log_flush_interval=FLUSH_SECONDS,
     )
-    logger = WandbLogger(
+    logger = PatientWandbLogger(
         project=config.project,
         entity=config.entity,
         save_dir=folder,
