@@ -1,8 +1,9 @@
-"""Data-parallel training: how the ranks above 0 are started, and what is put back afterwards.
+"""Data-parallel training: how the ranks above 0 come to their job, and what is put back afterwards.
 
-Lightning starts them by running the command again. Under Hydra that command would compose the config
-again, in another folder, and in a sweep run every job again. So here the ranks get a command of their
-own, and the config and the folder of the very job they belong to in the environment.
+Rank 0 alone composes a config and claims a folder: a second Hydra would look at the clock again, and in a
+sweep run every job again. Where Lightning starts the ranks, they get a command of their own, and their job in
+the environment. Where a launcher (torchrun, srun) has started the same command everywhere, rank 0 hands the
+job to the others through the store that the process group is going to use; see ``lmzoo.launched``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+from lmzoo import signals
+from lmzoo.launched import Relay, launch
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 RANK_JOB = "LMZOO_RANK_JOB"
 """Environment variable that tells a rank above 0 what to run."""
@@ -31,10 +38,52 @@ def rank_command() -> list[str]:
     return [sys.executable, "-m", "lmzoo.train"]
 
 
-def rank_job() -> dict[str, Any] | None:
-    """``{"folder", "config", "resuming"}`` in a rank above 0, None in every other process."""
+_relays: list[Relay] = []
+"""In rank 0 of a launcher's processes, the way to the others."""
+
+
+@contextmanager
+def taking_part() -> Iterator[dict[str, Any] | None]:
+    """Around a whole command: gives ``{"folder", "config", "resuming"}`` in a rank above 0, else None.
+
+    A launcher's ranks above 0 wait here for rank 0, while it composes, prepares the corpus, or refuses.
+
+    Raises:
+        SystemExit: status 0 in a launcher's rank above 0, where rank 0 ended without a job.
+        LmzooError: rank 0 has gone.
+    """
     handed = os.environ.get(RANK_JOB)
-    return None if handed is None else json.loads(handed)
+    started = launch() if handed is None else None
+    if started is None or started.processes == 1:
+        yield None if handed is None else json.loads(handed)
+        return
+    relay = Relay(started, cluster_environment())
+    if started.rank:
+        job = relay.receive()
+        if job is None:  # which rank 0 has told of, if it is to be told of
+            sys.exit(0)
+        yield job
+        return
+    _relays.append(relay)
+    try:
+        yield None
+    finally:
+        _relays.remove(relay)
+        relay.release()
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """Who has started the processes, in Lightning's words; it would take any SLURM job for srun's."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    started = launch() if RANK_JOB not in os.environ else None
+    if started is None:
+        return LightningEnvironment()
+    if started.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False)  # its own would write checkpoints of its own
 
 
 @contextmanager
@@ -42,13 +91,22 @@ def as_rank_command(folder: Path, config: dict[str, Any], resuming: bool) -> Ite
     """Inside, Lightning starts ranks above 0 by ``rank_command``; afterwards the next job starts clean.
 
     The block holds everything that a Trainer does: the ranks live until its end. In a rank above 0,
-    and where only one process trains, it changes nothing.
+    and where only one process trains, it changes nothing. Under a launcher it hands the job to its ranks.
 
     Args:
         folder: the run's folder.
         config: the run's resolved config as plain containers.
         resuming: whether the run goes on from its last checkpoint.
     """
+    job = {"folder": str(folder.resolve()), "config": config, "resuming": resuming}
+    if RANK_JOB not in os.environ and launch() is not None:
+        for relay in _relays:
+            relay.hand(job)
+        try:
+            yield
+        finally:
+            _end_group()
+        return
     from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
     from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 
@@ -61,8 +119,8 @@ def as_rank_command(folder: Path, config: dict[str, Any], resuming: bool) -> Ite
         # A thread that ends this process as soon as one of the others fails: else it would wait for it.
         observers.append(fabric_launcher._ChildProcessObserver(os.getpid(), processes))
         observers[-1].start()
+        signals.remember_ranks(processes)
 
-    job = {"folder": str(folder.resolve()), "config": config, "resuming": resuming}
     before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RANK_JOB)}
     os.environ[RANK_JOB] = json.dumps(job)
     failed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -61,6 +62,22 @@ def hidden_matrices(encoder: nn.Module) -> list[tuple[nn.Parameter, int]]:
         for name, weight in encoder.named_parameters()
         if weight.dim() == 2 and weight.requires_grad
     ]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale all gradients down together, so that their norm is at most ``limit``.
+
+    Where they are spread over the ranks it is still the norm of the whole, and every rank has to call this.
+
+    Returns:
+        the norm before.
+    """
+    parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if hasattr(norm, "full_tensor"):
+        norm = norm.full_tensor()  # type: ignore[reportCallIssue]
+    torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
 
 
 def learning_rate_factor(config: ScheduleConfig, spent: float) -> float:
