@@ -87,6 +87,88 @@ def test_sentence_rows(tmp_path: Path) -> None:
     assert view.unique_tokens(1, 5) == [4, 3, 10][first]
 
 
+PACKED = [[[10, 11], [12], [13, 14]], [[15, 16, 17], [18]], [[19, 20, 21, 22, 23, 24, 25, 26], [27]]]
+
+
+def test_full_sentences_go_on_into_the_next_document(tmp_path: Path) -> None:
+    view = build_view("full_sentences", make_part(tmp_path / "train", PACKED), SPECIAL, 8, key=0)
+    rows = [
+        [2, 10, 11, 12, 13, 14, 3, PAD],  # the border and the next sentence have no room
+        [2, 15, 16, 17, 18, 3, PAD, PAD],
+        [2, 19, 20, 21, 22, 23, 24, 3],  # longer than a row: cut
+        [2, 27, 3, PAD, PAD, PAD, PAD, PAD],
+    ]
+    batch = take(view, [0, 1, 2, 3])
+    assert batch.tokens.tolist() == rows
+    assert (len(view), view.num_tokens) == (4, 7 + 6 + 8 + 3)
+    wide = take(build_view("full_sentences", make_part(tmp_path / "wide", PACKED), SPECIAL, 16, key=0), [0])
+    assert wide.tokens.tolist() == [[2, 10, 11, 12, 13, 14, 3, 2, 15, 16, 17, 18, 3, PAD, PAD, PAD]]
+    # one text to the model: it sees across the border
+    assert wide.documents.tolist() == [[0] * 13 + [N] * 3]
+    assert wide.positions.tolist() == [[*range(13), 0, 0, 0]]
+
+
+def test_doc_sentences_end_with_their_document(tmp_path: Path) -> None:
+    view = build_view("doc_sentences", make_part(tmp_path / "train", PACKED), SPECIAL, 16, key=0)
+    assert take(view, [0, 1, 2]).tokens.tolist() == [
+        [2, 10, 11, 12, 13, 14, 3, *[PAD] * 9],
+        [2, 15, 16, 17, 18, 3, *[PAD] * 10],
+        [2, 19, 20, 21, 22, 23, 24, 25, 26, 27, 3, *[PAD] * 5],
+    ]
+    assert take(view, [1]).tokens.shape == (1, 8)
+    assert (len(view), view.num_tokens) == (3, 7 + 6 + 11)
+    assert view.unique_tokens(3, 0) == 24
+
+
+@pytest.mark.parametrize("name", ["full_sentences", "doc_sentences"])
+@pytest.mark.parametrize("seq_len", [7, 12, 64])
+def test_packed_rows_hold_every_token_of_the_text_that_has_room_once(
+    name: str, seq_len: int, tmp_path: Path
+) -> None:
+    lengths = [[3, 1], [7], [2, 2, 9], [1], [30, 4, 4], [5, 5, 5, 5]]
+    part = numbered_part(tmp_path / "train", lengths)
+    view = build_view(name, part, SpecialTokens(len(part.unigrams)), seq_len, key=0)
+    batch = take(view, list(range(len(view))))
+    seen = [token for row in batch.tokens.tolist() for token in row if token >= 10]
+    room = seq_len - 2
+    sentences = [length for document in lengths for length in document]
+    first, kept = 10, []
+    for length in sentences:
+        kept += range(first, first + (length if length <= room else 0))
+        first += length
+    assert sorted(seen) == seen
+    assert len(set(seen)) == len(seen)
+    assert set(kept) <= set(seen)
+    full = (batch.documents != N).sum(1)
+    assert int(full.max()) <= seq_len
+    # nothing is left out that would have fitted
+    if name == "full_sentences" and seq_len == 64:
+        assert int(full[:-1].min()) > 64 - 2 - 30
+
+
+def test_pairs_of_single_sentences(tmp_path: Path) -> None:
+    part = make_part(tmp_path / "train", [[[10, 11], [12], [13]], [[20, 21, 22]]])
+    view = build_view("sentence_pairs", part, SPECIAL, 16, key=0)
+    assert len(view) == 3
+    assert isinstance(view, PairsView)
+    # a third sentence takes the one before it along; a document of one has no next sentence
+    assert set(all_pairs(view, 0)) == {(10, 11, "|", 12, 0), (10, 11, "|", 20, 21, 22, 1)}
+    assert set(all_pairs(view, 1)) == {(12, "|", 13, 0), (12, "|", 20, 21, 22, 1)}
+    assert set(all_pairs(view, 2)) == {(20, 21, 22, "|", *s, 1) for s in ((10, 11), (12,), (13,))}
+    assert 60 < all_pairs(view, 0)[(10, 11, "|", 12, 0)] < 140  # of 200
+    assert take(view, [1]).tokens.shape == (1, 8)
+    assert take(view, [1], epoch=3).tokens.tolist() == take(view, [1], epoch=3).tokens.tolist()
+
+
+def test_pairs_of_long_sentences_are_cut(tmp_path: Path) -> None:
+    part = numbered_part(tmp_path / "train", [[20, 20], [3, 3]])
+    view = build_view("sentence_pairs", part, SpecialTokens(len(part.unigrams)), 16, key=0)
+    for epoch in range(20):
+        a, b = text_of(take(view, [0], epoch), 0)
+        assert len(a) + len(b) <= 13
+        assert set(a) <= set(range(10, 30))
+
+
 def text_of(batch: Batch, row: int) -> tuple[list[int], list[int]]:
     """The two segments of a row, after a look at everything around them."""
     tokens, real = batch.tokens[row].tolist(), (batch.documents[row] != N).tolist()

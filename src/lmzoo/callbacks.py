@@ -1,14 +1,20 @@
-"""What a person sees while a run goes on."""
+"""What a person sees while a run goes on, and what is kept along its way."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import Progress, TaskID
 
+from lmzoo.inference.sinks import whole
 from lmzoo.progress import console, make_bar
+from lmzoo.snapshots import FOLDER, LEDGER, fractions
 from lmzoo.summary import count
 
 _SECONDS_BETWEEN_DRAWINGS = 0.2
@@ -109,3 +115,46 @@ class BudgetBar(Callback):
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._training = self._measuring = None
+
+
+class LogSpaced(Callback):
+    """Exports the weights when 1, 1/2, 1/4, … of the budget is spent; rank zero alone writes.
+
+    Args:
+        folder: the run folder.
+        count: how many, the last at the end of the budget.
+        export: writes the weights as they are now to a folder.
+    """
+
+    def __init__(self, folder: Path, count: int, export: Callable[[Path], object]) -> None:
+        self._folder = folder / FOLDER
+        self._left = fractions(count)
+        self._export = export
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take up the place of a resumed run: what an interrupted one wrote after its checkpoint is dropped."""
+        if pl_module.ledger.steps:
+            self._left = [share for share in self._left if share > pl_module.progress]
+        if not trainer.is_global_zero:
+            return
+        for path in self._folder.glob("step-*"):
+            number = path.name.removeprefix("step-")
+            if path.is_dir() and not (number.isdecimal() and int(number) <= pl_module.ledger.steps):
+                shutil.rmtree(path)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        spent = pl_module.progress
+        reached = [share for share in self._left if share <= spent]
+        if not reached:
+            return
+        self._left = self._left[len(reached) :]
+        if trainer.is_global_zero:
+            began = time.perf_counter()
+            ledger = pl_module.ledger
+            target = self._folder / f"step-{ledger.steps}"
+            shutil.rmtree(target, ignore_errors=True)
+            self._export(target)
+            record = {"fraction": reached[-1], **ledger.state_dict()}
+            with whole(target / LEDGER) as beside:
+                beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            pl_module.leave_out(time.perf_counter() - began)

@@ -7,58 +7,57 @@ status 1; anything else keeps its traceback, so that a bug is seen.
 from __future__ import annotations
 
 import os
-import signal
+import platform
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
-from lmzoo.distributed import rank_job
+from lmzoo import signals
+from lmzoo.distributed import taking_part
 from lmzoo.errors import LmzooError
+from lmzoo.launched import check_launch, launch
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from omegaconf import DictConfig
 
     from lmzoo.settings import TrainConfig
 
 Job = Callable[..., object]
 """``job(config, folder, resuming=False)``: what is done with a resolved config in a run folder."""
+After = Callable[..., object]
+"""``after(folder, finetune)``: what is done with a trained model beside, as arguments of `lmzoo finetune`."""
 
 SECONDS_FOR_RANK_0 = 10.0
 """How long a failed rank waits to be ended by rank 0, which tells of what befell all ranks alike."""
 
 
-def run(job: Job, argv: list[str] | None = None) -> None:
+def run(job: Job, argv: list[str] | None = None, after: After | None = None) -> None:
     """Run ``job`` as the command line says: once, once per job of a sweep (``-m``), or to go on.
 
     Args:
         job: called as ``job(config, folder, resuming=…)``.
         argv: the arguments; the process's own by default.
+        after: called as ``after(folder, finetune)`` where an experiment puts what it trained to tasks.
 
     Raises:
-        SystemExit: status 1 after a refusal or a failure, 130 after an interruption.
+        SystemExit: status 1 after a refusal or a failure; 130, 138 or 143 after Ctrl-C, SIGUSR1 or SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if wants_help(argv, "train"):
         return
-    with one_line():
-        handed = rank_job()
+    with one_line(), taking_part() as handed:
         if handed is not None:
             _run_rank(job, handed)
             return
         arguments, overrides = _parse(argv)
+        if arguments.multirun and (started := launch()) is not None and started.processes > 1:
+            raise LmzooError(f"{started} for one run, and -m asks for several; start each by itself")
         folder = _resume_folder(overrides, arguments.multirun)
         if folder is None:
-            from lmzoo.adoption import with_adopted
-            from lmzoo.config import composed
-
-            flags = argv[: len(argv) - len(arguments.overrides)]
-            _compose_and_run(job, flags + with_adopted(arguments.overrides, composed))
+            _run_or_sweep(job, after, argv[: len(argv) - len(arguments.overrides)], arguments)
         elif arguments.cfg or arguments.info:
             raise LmzooError(f"--cfg and --info do not go with resume=; the config is {folder}/config.yaml")
         else:
@@ -124,11 +123,22 @@ def _parse(argv: list[str]) -> tuple[Any, list[Override]]:
 def _run_rank(job: Job, handed: dict[str, Any]) -> None:
     from lmzoo.config import from_dict
 
+    names = ("RANK", "SLURM_PROCID") if launch() is not None else ("LOCAL_RANK",)
+    rank = next((os.environ[name] for name in names if name in os.environ), "?")
+    folder = Path(handed["folder"])
     try:
-        job(from_dict(handed["config"]), Path(handed["folder"]), resuming=handed["resuming"])
+        if not folder.is_dir():
+            raise LmzooError(
+                f"{folder} is not to be seen from {platform.node()}; run folder and cache_dir must lie where "
+                "all nodes see them"
+            )
+        with signals.watched(folder, raises=False):
+            job(from_dict(handed["config"]), folder, resuming=handed["resuming"])
+    except signals.Stopped:
+        return  # rank 0, which stops after the same step, tells of it
     except LmzooError as error:
         time.sleep(SECONDS_FOR_RANK_0)
-        raise LmzooError(f"rank {os.environ.get('LOCAL_RANK', '?')}: {error}") from error
+        raise LmzooError(f"rank {rank}: {error}") from error
 
 
 # ---------------------------------------------------------------------------------- going on
@@ -160,17 +170,17 @@ def resumed_config(folder: Path, overrides: list[Override]) -> TrainConfig:
         raise LmzooError(f"resume={folder}: there is no such folder")
     if not (folder / "config.yaml").is_file():
         raise LmzooError(f"resume={folder}: there is no config.yaml in it; give the folder of a run")
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not has_checkpoint(folder) and (folder / "metrics.json").exists():
         raise LmzooError(
-            f"resume={folder}: there is no checkpoints/last.ckpt yet; start the run again instead"
+            f"resume={folder}: the run is done (there is metrics.json), and its checkpoints are gone"
         )
     changes = [override for override in overrides if override.key_or_group != "resume"]
     for override in changes:
         section = override.key_or_group.partition(".")[0]
-        if section not in ("hardware", "logger") or override.type != OverrideType.CHANGE:
+        if section not in ("hardware", "logger", "skip_nonfinite") or override.type != OverrideType.CHANGE:
             raise LmzooError(
                 f"{override.input_line} cannot be given with resume=: the config comes from the run, "
-                "and only hardware and logger may differ"
+                "and only hardware, logger and skip_nonfinite may differ"
             )
     config = resolve(load_config(folder / "config.yaml"))
     new = compose([override.input_line or "" for override in changes])
@@ -181,27 +191,38 @@ def resumed_config(folder: Path, overrides: list[Override]) -> TrainConfig:
         else:
             new.logger.group = new.logger.group or config.logger.group
             setattr(config, section, getattr(new, section))
-    check_hardware(config.hardware, config.batch_size)
+    check_hardware(config.hardware, config.batch_size, config.optimizer.name)
+    check_launch(config.hardware)
     return config
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint from which the run in ``folder`` goes on; else it begins anew."""
+    return any((folder / "checkpoints" / f"{name}.ckpt").exists() for name in ("last", "previous"))
+
+
 def _go_on(job: Job, folder: Path, config: TrainConfig) -> None:
+    resuming = has_checkpoint(folder)
+    if not resuming:
+        from lmzoo.progress import say
+
+        say(f"resume={folder}: it ended before its first checkpoint, and begins anew")
     with _told_how_to_go_on(folder):
-        job(config, folder, resuming=True)
+        job(config, folder, resuming=resuming)
 
 
 @contextmanager
 def _told_how_to_go_on(folder: Path) -> Iterator[None]:
-    """After Ctrl-C, which Lightning turns into SystemExit, and after SIGTERM, say what to type."""
+    """Take the signals that end a run; afterwards say what to type, and have SLURM start its job again."""
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-        hint = f"; go on with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
-        if isinstance(stop, SIGTERMException):
-            _say(f"ended by SIGTERM{hint}")
-            sys.exit(128 + signal.SIGTERM)
+        with signals.watched(folder):
+            yield
+    except (KeyboardInterrupt, SystemExit, signals.Stopped) as stop:
+        hint = f"; {signals.how_to_go_on(folder)}" if has_checkpoint(folder) else ""
+        if isinstance(stop, signals.Stopped):
+            _say(f"{stop}{hint}{signals.requeue(stop)}")
+            sys.exit(stop.status)
+        # Lightning turns the one into the other
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         raise KeyboardInterrupt(f"interrupted{hint}") from None
@@ -210,94 +231,26 @@ def _told_how_to_go_on(folder: Path) -> Iterator[None]:
 # ---------------------------------------------------------------------------------- a run, a sweep
 
 
-def _compose_and_run(job: Job, argv: list[str]) -> None:
-    import hydra
+def _run_or_sweep(job: Job, after: After | None, flags: list[str], arguments: Any) -> None:
+    from lmzoo.adoption import with_adopted
+    from lmzoo.config import composed
+    from lmzoo.sweeps.cells import refuse_cells
+    from lmzoo.sweeps.command import Asked
+    from lmzoo.sweeps.jobs import Jobs
+    from lmzoo.sweeps.launch import launch as compose_and_run
 
-    from lmzoo.config import config_folder, register_schemas
-    from lmzoo.folders import end_sweep
-    from lmzoo.refusals import composition_errors, explain
+    goes_on = any(said.startswith("sweep.resume=") for said in arguments.overrides)
+    if arguments.multirun or goes_on:
+        from lmzoo.sweeps import entry
 
-    register_schemas()
-    jobs = _Jobs(job)
-    command = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(
-        jobs.start
-    )
-    try:
-        # With the variable set, Hydra hands its errors on, to be told in one line, instead of printing.
-        with (
-            patch.object(sys, "argv", [sys.argv[0], *argv]),
-            patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}),
-        ):
-            command()
-    except composition_errors() as error:  # some of them are an OSError too
-        raise LmzooError(explain(error)) from error
-    except OSError as error:  # a job's own are kept by it: this is Hydra making the folder
-        raise LmzooError(
-            f"the run folder cannot be made ({error.strerror}: {error.filename}); give another hydra.run.dir="
-        ) from error
-    finally:
-        end_sweep()
-    jobs.conclude()
-
-
-class _Jobs:
-    """What Hydra calls for every job of a command, and what became of them."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.process = os.getpid()
-        self.count = 0
-        self.failed: list[str] = []
-        self.error: Exception | None = None
-
-    def start(self, cfg: DictConfig) -> None:
-        """One job. An error is kept, not raised: Hydra would add lines of its own to it."""
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        settings = HydraConfig.get()
-        folder = Path(settings.runtime.output_dir)
-        in_sweep = settings.mode == RunMode.MULTIRUN
-        group = " ".join(Path(settings.sweep.dir).parts[-3:]) if in_sweep else None
-        name = f"job {settings.job.num} ({' '.join(settings.overrides.task)})" if in_sweep else ""
-        self.count += 1
-        try:
-            self._run_in(folder, cfg, group)
-        except Exception as error:
-            if os.getpid() != self.process:  # a launcher's worker: only an exception finds its way back
-                raise
-            if in_sweep:
-                self._tell(name, error)
-            self.failed.append(name)
-            self.error = error
-
-    def _run_in(self, folder: Path, cfg: DictConfig, group: str | None) -> None:
-        from lmzoo.config import from_hydra, resolve
-        from lmzoo.folders import claim, give_up, remove_empty
-
-        try:
-            config = resolve(from_hydra(cfg))
-            config.logger.group = config.logger.group or group
-            claim(folder, config)
-        except BaseException:
-            remove_empty(folder)
-            raise
-        try:
-            with _told_how_to_go_on(folder):
-                self.job(config, folder, resuming=False)
-        except BaseException:
-            give_up(folder)
-            raise
-
-    def _tell(self, name: str, error: Exception) -> None:
-        if not isinstance(error, LmzooError):
-            traceback.print_exception(error)
-        _say(f"{name}: {error}")
-
-    def conclude(self) -> None:
-        """Raise what a single run ended with, or name the failed jobs of a sweep."""
-        if self.error is None:
-            return
-        if not self.failed[0]:
-            raise self.error
-        raise LmzooError(f"{len(self.failed)} of {self.count} jobs failed: {'; '.join(self.failed)}")
+        multirun = [] if arguments.multirun else ["-m"]
+        entry.run(job, _told_how_to_go_on, after, [*flags, *multirun], arguments.overrides)
+        return
+    asked = Asked.of(flags, arguments.overrides)
+    if asked.own:
+        raise LmzooError(f"sweep.{next(iter(asked.own))}= is said of a sweep: add -m")
+    refuse_cells(asked.overrides, asked.config_dir)
+    one = Jobs(job, _told_how_to_go_on)
+    compose_and_run(one.start, flags + with_adopted(arguments.overrides, composed))
+    if one.error is not None:
+        raise one.error
