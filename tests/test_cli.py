@@ -51,7 +51,9 @@ def left_behind() -> list[str]:
 
 
 def error_lines(capsys) -> list[str]:
-    return capsys.readouterr().err.splitlines()
+    """What was said on standard error, how far a sweep is left out."""
+    lines = capsys.readouterr().err.splitlines()
+    return [line for line in lines if not line.startswith("sweep  ")]
 
 
 # ---------------------------------------------------------------------------------- one run
@@ -87,7 +89,8 @@ def test_the_folder_is_named_by_date_and_time():
         (["oops"], "write KEY=VALUE"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--config-dir", "nowhere"], "not found"),
-        (["-m", "model=elmo,gpt", "model.num_heads=4"], "model=gpt|bert"),
+        (["-m", "model=elmo", "seed=1,2", "model.num_heads=4"], "model=gpt|bert"),
+        (["-m", "seed=1,2", "optimizer.lr=0.1,-1"], "optimizer.lr=-1.0 is out of range"),
         (["-m", "model=gpt,bart"], "model=bart is not known"),
         (["resume=nowhere"], "there is no such folder"),
         (["resume=a,b"], "give one folder, without -m"),
@@ -158,7 +161,9 @@ def test_an_interruption_says_how_to_go_on(how, capsys):
             sys.exit(1)
 
     assert run(job, "hydra.run.dir=run") == 130
-    assert error_lines(capsys) == [f"error: interrupted; go on with resume={Path.cwd() / 'run'}"]
+    assert error_lines(capsys) == [
+        f"error: interrupted; go on with: python -m lmzoo.train resume={Path.cwd() / 'run'}"
+    ]
 
 
 def test_an_interruption_before_anything_was_written_leaves_nothing(capsys):
@@ -196,20 +201,11 @@ def test_a_sweep_runs_on_past_a_failing_job(capsys):
     assert error_lines(capsys) == [
         "error: job 1 (model=elmo seed=2): two is bad",
         "error: job 4 (model=gpt seed=2): two is bad",
-        "error: 2 of 6 jobs failed: job 1 (model=elmo seed=2); job 4 (model=gpt seed=2)",
+        "error: 2 of 6 jobs failed: job 1 (model=elmo seed=2); job 4 (model=gpt seed=2); "
+        f"run them again by sweep.resume={Path.cwd() / 'sweep'}",
     ]
     jobs = sorted(path.name for path in Path("sweep").iterdir())
-    assert jobs == ["0", "2", "3", "5", "multirun.yaml"]
-
-
-def test_a_job_whose_config_is_refused_ends_only_itself(capsys):
-    job = Recorder()
-    assert run(job, "objective=clm,mlm_nsp,mlm", "-m", "data.view=stream", "hydra.sweep.dir=sweep") == 1
-    assert [config.objective.name for config, _, _ in job.calls] == ["clm", "mlm"]
-    first, last = error_lines(capsys)
-    assert "job 1 (objective=mlm_nsp data.view=stream): objective=mlm_nsp does not take" in first
-    assert last.startswith("error: 1 of 3 jobs failed: job 1")
-    assert sorted(path.name for path in Path("sweep").iterdir()) == ["0", "2", "multirun.yaml"]
+    assert jobs == ["0", "2", "3", "5", "jobs", "multirun.yaml", "sweep.json"]
 
 
 def test_a_bug_in_a_job_ends_only_that_job_and_shows_its_traceback(capsys):
@@ -314,16 +310,38 @@ def test_what_may_differ_is_checked_too(stopped, wrong, part, capsys):
     ("gone", "part"),
     [
         ("config.yaml", "there is no config.yaml"),
-        ("checkpoints/last.ckpt", "there is no checkpoints/last.ckpt"),
+        ("checkpoints/last.ckpt", "the run is done (there is metrics.json), and its checkpoints are gone"),
     ],
 )
 def test_a_folder_that_cannot_go_on_is_refused(stopped, gone, part, capsys):
     (stopped / gone).unlink()
+    (stopped / "metrics.json").touch()
     before = left_behind()
     assert run(Recorder(), "resume=stopped") == 1
     (line,) = error_lines(capsys)
     assert part in line
     assert left_behind() == before
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(stopped, capsys):
+    (stopped / "checkpoints" / "last.ckpt").unlink()
+    job = Recorder()
+    assert run(job, "resume=stopped") == 0
+    assert job.calls == [(load_config(stopped / "config.yaml"), stopped, False)]
+    assert "begins anew" in capsys.readouterr().err
+
+
+def test_the_checkpoint_before_the_last_is_enough_to_go_on(stopped):
+    (stopped / "checkpoints" / "last.ckpt").rename(stopped / "checkpoints" / "previous.ckpt")
+    job = Recorder()
+    assert run(job, "resume=stopped") == 0
+    assert job.calls[0][2] is True
+
+
+def test_steps_that_are_not_finite_may_be_left_out_when_a_run_goes_on(stopped):
+    job = Recorder()
+    assert run(job, "resume=stopped", "skip_nonfinite=2") == 0
+    assert job.calls[0][0].skip_nonfinite == 2
 
 
 def test_a_misspelt_key_in_the_folder_is_refused(stopped, capsys):

@@ -14,7 +14,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "lmzoo"
 
 FLOORS: list[list[str]] = [
-    ["", "errors", "types", "rng", "progress", "places"],
+    ["", "errors", "types", "rng", "progress", "places", "plain_yaml"],
     ["text", "data", "nn"],
     ["backbone", "objectives"],
     [
@@ -28,12 +28,18 @@ FLOORS: list[list[str]] = [
             "logs",
             "callbacks",
             "summary",
-            "distributed",
+            "launched",
+            "sharded",
+            "sharded_files",
+            "sharded_index",
+            "snapshots",
         ),
         *("distributed", "artifacts", "vectors", "inference", "analysis", "yardsticks", "tasks"),
+        *("disk", "signals", "checkpoint_files", "nonfinite", "records"),
     ],
     [
         *("checks", "config", "adoption", "refusals", "folders", "help", "cli", "arguments", "checkpoints"),
+        "sweeps",
         *(
             "training",
             "train",
@@ -46,6 +52,7 @@ FLOORS: list[list[str]] = [
             "attention",
             "evaluate",
             "finetune",
+            "compare",
             "main",
         ),
     ],
@@ -58,7 +65,8 @@ APART = {("data", "nn"), ("nn", "data"), ("text", "data"), ("text", "nn"), ("nn"
 TORCH_FREE = ["lmzoo.text.config", "lmzoo.data.config", "lmzoo.nn.config", "lmzoo.objectives.config",
               "lmzoo.settings", "lmzoo.config", "lmzoo.cli", "lmzoo.main", "lmzoo", "lmzoo.hub.describe",
               "lmzoo.adoption", "lmzoo.arguments", "lmzoo.yardsticks.registry", "lmzoo.evaluate",
-              "lmzoo.finetune", "lmzoo.tasks.settings"]  # fmt: skip
+              "lmzoo.finetune", "lmzoo.tasks.settings", "lmzoo.compare", "lmzoo.analysis.results",
+              "lmzoo.analysis.report", "lmzoo.snapshots", "lmzoo.sweeps.entry"]  # fmt: skip
 NEEDS = {"lmzoo.hub.remote": "transformers", "lmzoo.yardsticks.harness": "lm_eval"}
 """Files that no other imports, by the package that they need and lmzoo does not."""
 

@@ -39,7 +39,9 @@ def log_models(loggers: Sequence[Logger], folder: Path, metadata: dict[str, Any]
                 continue
             artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata | {"kept": alias})
             # the files stay where they are: without a copy of every weight in W&B's own cache
-            artifact.add_file(str(checkpoint), name=checkpoint.name, policy="immutable")
+            for path in sorted(checkpoint.glob("*")) if checkpoint.is_dir() else [checkpoint]:
+                name = str(path.relative_to(checkpoint.parent))
+                artifact.add_file(str(path), name=name, policy="immutable")
             exported = sorted((folder / "model").glob("*")) if alias == "last" else []
             for path in exported:  # `add_dir` would print
                 artifact.add_file(str(path), name=f"model/{path.name}", policy="immutable")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from lmzoo.data.config import SOURCES, VIEWS, DataConfig, check_sources
-from lmzoo.errors import LmzooError, one_of
+from lmzoo.errors import LmzooError, MismatchError, one_of
 from lmzoo.nn.config import MODELS, ModelConfig, TransformerConfig
 from lmzoo.objectives.config import OBJECTIVES, MlmConfig, ObjectiveConfig
 from lmzoo.settings import BudgetConfig, HardwareConfig, ScheduleConfig
@@ -28,7 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.name": ("adamw", "muon"),
     "schedule.name": ("linear", "cosine", "inverse_sqrt", "constant", "wsd"),
     "hardware.accelerator": ("auto", "cpu", "gpu"),
-    "hardware.strategy": ("auto", "ddp"),
+    "hardware.strategy": ("auto", "ddp", "fsdp"),
     "hardware.precision": ("auto", "fp32", "bf16", "fp16"),
     "hardware.attention": ("auto", "flex"),
     "logger.name": ("wandb", "tensorboard", "csv", "none"),
@@ -38,6 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 INTERVALS: dict[str, str] = {
     "seed": "[0, 9223372036854775808)",
+    "skip_nonfinite": "[0, inf)",
     "batch_size": "[1, inf)",
     "seq_len": "[8, inf)",
     "model.num_layers": "[1, inf)",
@@ -61,7 +62,11 @@ INTERVALS: dict[str, str] = {
     "objective.random_share": "[0, 1]",
     "objective.keep_share": "[0, 1]",
     "data.valid_fraction": "(0, 1)",
+    "data.train_fraction": "(0, 1]",
     "data.short_pairs": "[0, 1]",
+    "data.processes": "[1, inf)",
+    "data.shards": "[1, 256]",
+    "data.max_bytes": "[1, inf)",
     "tokenizer.vocab_size": "[6, inf)",
     "tokenizer.min_count": "[1, inf)",
     "tokenizer.sample_megabytes": "[1, inf)",
@@ -88,6 +93,7 @@ INTERVALS: dict[str, str] = {
     "logger.every_steps": "[1, inf)",
     "logger.timeout_seconds": "[0, inf)",
     "checkpoint.every_steps": "[1, inf)",
+    "checkpoint.log_spaced": "[0, 40]",
     "valid.every_steps": "[1, inf)",
     "valid.sequences": "[1, inf)",
 }
@@ -125,13 +131,17 @@ def check_values(config: object) -> None:
         if not _inside(value, interval):
             raise LmzooError(f"{key}={value} is out of range: give a number in {interval}")
     check_at_end(getattr(config, "evaluate_at_end", None))
+    along = getattr(config, "evaluate_along", None)
+    check_at_end(along, "evaluate_along")
+    if along and not config.checkpoint.log_spaced:  # type: ignore[attr-defined]
+        raise LmzooError(f"evaluate_along={along} needs checkpoints to measure: give checkpoint.log_spaced=8")
 
 
 def check_view(objective: ObjectiveConfig, view: str) -> None:
-    """Raises LmzooError where the objective does not take this view of the corpus."""
+    """Raises MismatchError where the objective does not take this view of the corpus."""
     if view not in objective.views:
         takers = [name for name, other in OBJECTIVES.items() if view in other.views]
-        raise LmzooError(
+        raise MismatchError(
             f"objective={objective.name} does not take data.view={view}; "
             f"choose data.view={'|'.join(objective.views)}, or objective={'|'.join(takers)}"
         )
@@ -141,16 +151,22 @@ def check_model(model: ModelConfig, seq_len: int) -> None:
     """Check a model whose open values are filled. Raises LmzooError."""
     if not isinstance(model, MODELS[model.name]):
         raise LmzooError(f"model.name={model.name} belongs to another choice: give model={model.name}")
-    one_of("model.positions", model.positions, model.position_choices)
-    one_of("model.initializer", model.initializer, model.initializer_choices)
+    for key, choices in (
+        ("positions", model.position_choices),
+        ("initializer", model.initializer_choices),
+    ):
+        try:
+            one_of(f"model.{key}", getattr(model, key), choices)
+        except LmzooError as error:  # another model may have it
+            raise MismatchError(str(error)) from error
     _check_embedding(model)
     if model.positions == "learned" and (model.max_positions or 0) < seq_len:
-        raise LmzooError(
+        raise MismatchError(
             f"model.max_positions={model.max_positions} is less than seq_len={seq_len}; "
             "lower seq_len, or raise model.max_positions"
         )
     if model.positions == "sinusoidal" and (model.hidden_size or 0) % 2:
-        raise LmzooError(
+        raise MismatchError(
             f"model.positions=sinusoidal needs an even model.hidden_size, and it is {model.hidden_size}"
         )
     if isinstance(model, TransformerConfig):
@@ -159,18 +175,18 @@ def check_model(model: ModelConfig, seq_len: int) -> None:
 
 def _check_embedding(model: ModelConfig) -> None:
     if model.freeze_vectors and model.vectors is None:
-        raise LmzooError("model.freeze_vectors=true needs model.vectors=: a text file of word vectors")
+        raise MismatchError("model.freeze_vectors=true needs model.vectors=: a text file of word vectors")
     if model.embedding != "characters":
         return
     if model.tied:
-        raise LmzooError(
+        raise MismatchError(
             "model.embedding=characters has no table that the output could share; give model.tied=false"
         )
     if model.vectors is not None:
-        raise LmzooError("model.vectors= fills a table, and model.embedding=characters has none; drop one")
+        raise MismatchError("model.vectors= fills a table, and model.embedding=characters has none; drop one")
     filters = model.filters or []
     if not filters or min(filters) < 1 or len(filters) > model.characters_per_token:
-        raise LmzooError(
+        raise MismatchError(
             f"model.filters={filters} is not possible: give the number of filters of width 1, 2, 3, …, each "
             f"at least 1, up to width model.characters_per_token={model.characters_per_token}"
         )
@@ -181,12 +197,12 @@ def _check_heads(model: TransformerConfig) -> None:
     if hidden_size % num_heads:
         fitting = [heads for heads in range(1, hidden_size + 1) if hidden_size % heads == 0]
         near = sorted(sorted(fitting, key=lambda heads: abs(heads - num_heads))[:3])
-        raise LmzooError(
+        raise MismatchError(
             f"model.hidden_size={hidden_size} cannot be divided among model.num_heads={num_heads}; "
             f"try model.num_heads={'|'.join(map(str, near))}"
         )
     if model.positions == "rotary" and (hidden_size // num_heads) % 2:
-        raise LmzooError(
+        raise MismatchError(
             f"model.positions=rotary needs heads of an even size, and model.hidden_size={hidden_size} over "
             f"model.num_heads={num_heads} gives {hidden_size // num_heads}; change one of the two"
         )
@@ -223,23 +239,39 @@ def check_budget(budget: BudgetConfig) -> None:
 def check_schedule(schedule: ScheduleConfig) -> None:
     """Raises LmzooError where warm-up and decay together are longer than the budget."""
     if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:
-        raise LmzooError(
+        raise MismatchError(
             f"schedule.warmup={schedule.warmup} and schedule.decay={schedule.decay} sum to more than "
             "the whole budget; give shares that sum to 1 or less"
         )
 
 
-def check_hardware(hardware: HardwareConfig, batch_size: int) -> None:
+def check_hardware(hardware: HardwareConfig, batch_size: int, optimizer: str = "adamw") -> None:
     """Check what needs no look at the machine. Raises LmzooError."""
     devices = hardware.devices
     if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
         raise LmzooError(f"hardware.devices={devices} is not known: give a whole number from 1, or auto")
     if isinstance(devices, int) and batch_size % (devices * hardware.nodes):
-        raise LmzooError(
+        raise MismatchError(
             f"batch_size={batch_size} cannot be shared by {devices * hardware.nodes} devices; "
             f"give a multiple of {devices * hardware.nodes}"
         )
     if hardware.precision == "fp16" and hardware.accelerator == "cpu":
-        raise LmzooError(
+        raise MismatchError(
             "hardware.precision=fp16 needs a GPU; on hardware.accelerator=cpu choose bf16 or fp32"
         )
+    if hardware.strategy == "fsdp":
+        _check_sharded(hardware, optimizer)
+
+
+def _check_sharded(hardware: HardwareConfig, optimizer: str) -> None:
+    if optimizer == "muon":
+        raise LmzooError(
+            "optimizer=muon needs whole matrices, and hardware.strategy=fsdp spreads them over the devices; "
+            "give hardware=ddp or optimizer=adamw"
+        )
+    if hardware.precision == "fp16":
+        raise LmzooError(
+            "hardware.precision=fp16 does not go with hardware.strategy=fsdp; choose bf16 or fp32"
+        )
+    if hardware.compile:
+        raise LmzooError("hardware.compile=true does not go with hardware.strategy=fsdp; drop one of them")

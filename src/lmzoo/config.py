@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmzoo import checks
-from lmzoo.data.config import OPENERS, DataConfig
+from lmzoo.data.config import OPENERS, PAIR_VIEWS, DataConfig
 from lmzoo.errors import LmzooError, one_of
 from lmzoo.nn.config import MODELS, LstmConfig, TransformerConfig
 from lmzoo.nn.sizes import choose_size, complete
 from lmzoo.objectives.config import OBJECTIVES, choose_context
 from lmzoo.places import config_folder
+from lmzoo.plain_yaml import read_yaml
 from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
 from lmzoo.tasks.text import TaskSource
 
@@ -83,7 +84,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if data.view is None:
         data.view = objective.views[0]
     checks.check_view(objective, data.view)
-    pairs = data.view == "pairs"
+    pairs = data.view in PAIR_VIEWS
     config.size = choose_size(model, config.size)
     config.model = complete(model, size=config.size, pairs=pairs, seq_len=config.seq_len)
     checks.check_model(config.model, config.seq_len)
@@ -93,7 +94,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if all(value is None for value in vars(config.budget).values()):
         config.budget.tokens = float(DEFAULT_TOKENS)
     checks.check_schedule(config.schedule)
-    checks.check_hardware(config.hardware, config.batch_size)
+    checks.check_hardware(config.hardware, config.batch_size, config.optimizer.name)
     _make_paths_absolute(config)
     return config
 
@@ -112,7 +113,7 @@ def _make_paths_absolute(config: TrainConfig) -> None:
         (config, "init_from"),
     ):
         given = getattr(owner, name)
-        if name in ("init_from", "name") and given and not Path(given).expanduser().exists():
+        if name in ("init_from", "name") and given and not _is_there(given):
             continue  # a name on the hub
         if given == "":
             raise LmzooError(f"{name}= is empty; give a path, or leave it out")
@@ -126,12 +127,22 @@ def _make_task_paths_absolute(data: DataConfig) -> None:
     """A task may be a name, and its files may lie under its root: only what lies here is a path from here."""
     for name in ("task", "train", "valid", "test"):
         given = getattr(data, name)
-        if isinstance(given, str) and given and Path(given).expanduser().is_file():
+        if isinstance(given, str) and given and _is_there(given) and Path(given).expanduser().is_file():
             setattr(data, name, _absolute(given))
 
 
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long a name, nobody's home, a zero byte
+        return False
+
+
 def _absolute(path: str) -> str:
-    return str(Path.cwd() / Path(path).expanduser())
+    try:
+        return str(Path.cwd() / Path(path).expanduser())
+    except RuntimeError:
+        raise LmzooError(f"{path}: nobody of this name has a home here; give the path from /") from None
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -161,6 +172,8 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), values))
     except OmegaConfBaseException as error:
         raise LmzooError(explain(error)) from error
+    except OverflowError as error:
+        raise LmzooError(f"a number in it is too large ({str(error).splitlines()[0]})") from error
     return config
 
 
@@ -172,22 +185,32 @@ def save_config(config: TrainConfig, path: Path) -> None:
     """
     import yaml
 
-    with path.open("x", encoding="utf-8") as file:
-        yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    with path.open("x", encoding="utf-8") as file:  # and in one write, for a process may be killed
+        file.write(text)
 
 
 def load_config(path: Path) -> TrainConfig:
     """Read a run's `config.yaml`. Raises LmzooError naming the file and what is wrong with it."""
-    import yaml
-
+    if not path.exists():
+        raise LmzooError(f"{path} does not exist: is its folder a run?")
+    values = read_yaml(path)
     try:
-        return from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise LmzooError(f"{path} does not exist: is its folder a run?") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LmzooError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        _refuse_look_ups(values, "")
+        return from_dict(values)
     except LmzooError as error:
         raise LmzooError(f"{path}: {error} (written by another version of lmzoo, or by hand?)") from error
+
+
+def _refuse_look_ups(values: Any, where: str) -> None:
+    """A run's config is resolved: someone else's could look up a password in the environment here."""
+    inside = values.items() if isinstance(values, dict) else enumerate(values) if type(values) is list else ()
+    for key, value in inside:
+        _refuse_look_ups(value, f"{where}.{key}" if where else str(key))
+    if isinstance(values, str) and "${" in values:
+        raise LmzooError(
+            f"{where}={values} looks something up, and everything in it should stand there itself"
+        )
 
 
 def compose(overrides: list[str]) -> TrainConfig:
@@ -197,7 +220,9 @@ def compose(overrides: list[str]) -> TrainConfig:
         LmzooError: where the command line would be refused.
     """
     from lmzoo.adoption import with_adopted
+    from lmzoo.sweeps.cells import refuse_cells
 
+    refuse_cells(overrides)
     return resolve(from_hydra(composed(with_adopted(overrides, composed))))
 
 
@@ -206,11 +231,11 @@ def composed(overrides: list[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from lmzoo.refusals import composition_errors, explain
+    from lmzoo.refusals import composition_errors, refusal
 
     register_schemas()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="lmzoo"):
             return hydra_compose("train", overrides)
     except composition_errors() as error:
-        raise LmzooError(explain(error)) from error
+        raise refusal(error) from error

@@ -9,6 +9,13 @@ class LmzooError(Exception):
     """
 
 
+class MismatchError(LmzooError):
+    """Two choices do not go together, each of which may be right beside another.
+
+    A sweep skips such a combination and goes on with the others.
+    """
+
+
 def one_of(what: str, given: object, choices: object) -> None:
     """Refuse ``given`` unless it is among ``choices``.
 

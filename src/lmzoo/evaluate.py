@@ -15,6 +15,7 @@ from lmzoo import cli
 from lmzoo.arguments import parse
 from lmzoo.errors import LmzooError
 from lmzoo.places import data_root
+from lmzoo.snapshots import chosen as chosen_snapshots
 
 if TYPE_CHECKING:
     from lmzoo.data.store import Store
@@ -38,6 +39,7 @@ class Evaluate:
     examples: ClassVar[str] = """\
         lmzoo evaluate run=outputs/DATE/TIME
         lmzoo evaluate run=outputs/DATE/TIME yardstick=minimal_pairs pairs=blimp.jsonl.gz precision=bf16
+        lmzoo evaluate run=outputs/DATE/TIME at=all yardstick=corpus_pairs
         lmzoo evaluate run=my-bert yardstick=[pseudo_likelihood,corpus_pairs] text=my.txt to=measured"""
 
     run: str
@@ -45,6 +47,9 @@ class Evaluate:
     yardstick: list[str] = field(default_factory=lambda: ["quick"])
     """One or several: bits_per_byte, pseudo_likelihood, minimal_pairs, corpus_pairs, words_in_context,
     word_senses, contextuality, quick, all."""
+    at: str | None = None
+    """A checkpoint within the run, by its step, or all of checkpoint.log_spaced: evaluations/step-N/NAME.json,
+    with what the run had cost by then."""
     text: str | None = None
     """A held-out text, in the layout of data.train; without it the run's own validation text."""
     pairs: str | None = None
@@ -97,6 +102,11 @@ def _evaluate(wanted: Evaluate) -> None:
         raise LmzooError(f"text={wanted.text} goes with yardstick={', '.join(QUICK)}; leave it out")
     run = run_folder(Path(wanted.run).expanduser())
     folder = _target(wanted, run)
+    if wanted.at is not None and run is None:
+        raise LmzooError(
+            f"at={wanted.at} names a checkpoint within a run, and run={wanted.run} is no run folder"
+        )
+    snapshots = [None] if wanted.at is None or run is None else chosen_snapshots(run, wanted.at)
     store, sentences = None, "split"
     if run is not None:
         from lmzoo.config import load_config
@@ -111,19 +121,35 @@ def _evaluate(wanted: Evaluate) -> None:
 
     began = time.perf_counter()
     length = describe(wanted.run).seq_len or _LENGTH
-    model = load(wanted.run, device=wanted.device, precision=wanted.precision)
     asked = Asked(
         text=text,
         pairs=pairs,
         root=root,
         validation=None if store is None else lambda: _validation(store),
-        counted=None if store is None or not most else lambda: counted_of(store(), most),
+        counted=None if store is None or not most else cache(lambda: counted_of(store(), most)),
         sentences=sentences,
         seq_len=length,
         limit=wanted.limit,
         batch_tokens=batch_tokens_of(wanted.device) if wanted.batch_tokens is None else wanted.batch_tokens,
     )
-    found = evaluate(model, wanted.yardstick, asked, folder, tell=lambda line: print(line, flush=True))
+    found = 0
+    for snapshot in snapshots:
+        place = "" if snapshot is None else f"{snapshot.name:<12}"
+        model = load(
+            wanted.run if snapshot is None else snapshot.model,
+            device=wanted.device,
+            precision=wanted.precision,
+        )
+        found += len(
+            evaluate(
+                model,
+                wanted.yardstick,
+                asked,
+                folder,
+                snapshot=snapshot,
+                tell=lambda line, place=place: print(place + line, flush=True),
+            )
+        )
     if found:
         print(f"in {folder / 'evaluations'}, {time.perf_counter() - began:.1f} s in all", flush=True)
 

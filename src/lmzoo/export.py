@@ -87,12 +87,13 @@ def exported(arguments: Export) -> str:
 
 def _take_best(module: Any, run: Path, record: dict[str, Any] | None) -> dict[str, Any]:
     """Put the best validation's weights into a module; gives what of the run's record holds for them."""
-    from lmzoo.hub.files import unpickle
+    from lmzoo.checkpoint_files import read_checkpoint_file
+    from lmzoo.sharded_files import read_whole
 
     path = run / "checkpoints" / "best.ckpt"
-    if not path.is_file():
+    if not path.exists():
         raise LmzooError(f"checkpoint=best: there is no {path}; take checkpoint=last")
-    saved = unpickle(path)
+    saved = read_whole(path) if path.is_dir() else read_checkpoint_file(path)
     try:
         module.load_state_dict(saved["state_dict"])
         ledger = dict(saved["ledger"])
@@ -105,14 +106,9 @@ def _take_best(module: Any, run: Path, record: dict[str, Any] | None) -> dict[st
 
 def _read_yaml(path: Path) -> dict[str, Any] | None:
     """What a file of the run folder holds; None where it is not there."""
-    import yaml
+    from lmzoo.plain_yaml import read_yaml
 
-    if not path.is_file():
-        return None
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LmzooError(f"{path} is damaged ({(str(error).splitlines() or [''])[0]})") from error
+    read = read_yaml(path) if path.is_file() else None
     return read if isinstance(read, dict) else None
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from lmzoo import cli
 from lmzoo.arguments import parse
 from lmzoo.errors import LmzooError
-from lmzoo.tasks.settings import Settings, check, variant_of
+from lmzoo.tasks.settings import Settings, check
 
 
 @dataclass(kw_only=True)
@@ -83,13 +83,10 @@ def finetuned(asked: Finetune) -> str:
         test=asked.task_test,
         limit=asked.limit,
     )
-    from lmzoo.tasks.result import check_folder, folder_of, save, table
+    from lmzoo.tasks.result import check_folder, place_of, save, table
 
-    given = {part: getattr(asked, f"task_{part}") for part in ("train", "valid", "test")}
-    files = [f"{part}_{Path(path).name.split('.')[0]}" for part, path in given.items() if path]
-    named = folder_of(
-        place, data.config.name, asked.mode, "-".join(filter(None, (variant_of(asked), *files)))
-    )
+    files = {part: getattr(asked, f"task_{part}") for part in ("train", "valid", "test")}
+    named = place_of(place, data.config.name, asked, files)
     folder = Path(asked.to).expanduser() if asked.to else named
     check_folder(folder)
     # torch, after the task has been read

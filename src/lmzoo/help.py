@@ -14,18 +14,23 @@ from lmzoo.config import config_folder
 from lmzoo.nn.config import MODELS
 from lmzoo.objectives.config import OBJECTIVES
 from lmzoo.settings import DEFAULT_TOKENS, TrainConfig
+from lmzoo.sweeps.record import KEYS, MINE
 
 EXAMPLES = {
     "train": """\
   python -m lmzoo.train                                          BERT's masked LM, in two minutes
   python -m lmzoo.train model=gpt data=text 'data.train=books/*.txt' budget.epochs=3
   python -m lmzoo.train model=bert objective=mlm_nsp data.view=pairs optimizer.lr=1e-3
-  python -m lmzoo.train -m model=elmo,gpt,bert seed=1,2,3        the whole comparison
+  python -m lmzoo.train -m model=elmo,gpt,bert seed=1,2,3        nine runs, one after another
+  python -m lmzoo.train -m experiment=which_objective data=text data.train=my.txt    from a text to a report
   python -m lmzoo.train resume=outputs/DATE/TIME                 go on with a run, in its folder""",
     "prepare": """\
   python -m lmzoo.prepare                                        the embedded corpus and its tokenizer
   python -m lmzoo.prepare data=text 'data.train=books/*.txt.gz' tokenizer.vocab_size=16384
-  python -m lmzoo.prepare tokenizer=wordpiece tokenizer.lowercase=true""",
+  python -m lmzoo.prepare tokenizer=wordpiece tokenizer.lowercase=true
+  python -m lmzoo.prepare data=text 'data.train=corpus/*.txt' data.processes=8
+  python -m lmzoo.prepare data=text 'data.train=corpus/*.txt' shard=3/16     one of 16 jobs
+  python -m lmzoo.prepare -m data=text 'data.train=corpus/*.txt' shard=0,1,2,3""",
 }
 
 ABOUT = {
@@ -40,7 +45,7 @@ SECTIONS = {"prepare": ("data", "tokenizer", "cache_dir")}
 def help_text(command: str) -> str:
     """The help of `python -m lmzoo.COMMAND`."""
     only = SECTIONS.get(command)
-    flags = "[-m] " if command == "train" else ""
+    flags = "[-m] " if command in ("train", "prepare") else ""
     parts = [
         f"usage: python -m lmzoo.{command} {flags}[GROUP=CHOICE ...] [KEY=VALUE ...]",
         ABOUT[command],
@@ -52,9 +57,19 @@ def help_text(command: str) -> str:
         parts.append(
             "A run writes to outputs/DATE/TIME; hydra.run.dir=DIR for another folder.\n"
             "-m (--multirun) runs every combination of the values given with commas, one after another,\n"
-            "in multirun/DATE/TIME/N; a job that fails ends only itself.\n"
+            "in multirun/DATE/TIME/N; a job that fails ends only itself, and what cannot be is skipped. An\n"
+            "experiment of several cells is run by -m experiment=NAME, alone.\n"
+            + "\n".join(help_entry(f"  {MINE}{key}", about, indent=20) for key, about in KEYS.items())
+            + "\n"
             "--config-dir DIR adds choices of your own, e.g. DIR/experiment/NAME.yaml for experiment=NAME.\n"
             "--cfg job prints the composed config and stops."
+        )
+    if command == "prepare":
+        parts.append(
+            "shard=3 builds the fourth shard of a text in many files, and shard=3/16 the share of the fourth\n"
+            "of sixteen jobs, at the same time or one after another, on any machines that see cache_dir= and\n"
+            "the text under the same names. Whoever finishes last makes the store whole. With -m they are the\n"
+            "jobs of a Hydra sweep, and hydra/launcher= says where they run."
         )
     return "\n\n".join(parts)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "score": "how likely texts are",
     "evaluate": "zero-shot yardsticks of a run",
     "finetune": "a labelled task: frozen probes and fine-tuning",
+    "compare": "a report over runs: intervals, verdicts, figures",
     "fill-mask": "what a masked model would put in a gap",
     "generate": "how a causal model goes on with a text",
     "attention": "a page that shows attention, or an LSTM's gates",

@@ -18,17 +18,19 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from lmzoo import rng
+from lmzoo import rng, signals
 from lmzoo.backbone import Backbone, build_backbone
 from lmzoo.errors import LmzooError
 from lmzoo.ledger import Ledger
 from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig
 from lmzoo.nn.sizes import complete
-from lmzoo.objectives.base import Objective, Score, Scores, Task
+from lmzoo.nonfinite import NonFinite
+from lmzoo.objectives.base import Objective, Score, Scores, Task, summed
 from lmzoo.objectives.build import build_objective
 from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig, check_vocabulary, choose_context
-from lmzoo.optim import build_optimizer, learning_rate_factor
+from lmzoo.optim import build_optimizer, clip_gradients, learning_rate_factor
 from lmzoo.settings import BudgetConfig, OptimizerConfig, ScheduleConfig
+from lmzoo.sharded import shard, unsynchronised
 from lmzoo.types import Batch, LossTerm, SpecialTokens
 
 VALIDATION_KEY = rng.key("validation")
@@ -43,7 +45,7 @@ class LanguageModelModule(L.LightningModule):
     ``valid/…`` (or ``test/…``) with the objective's own figures.
 
     Raises (from ``fit``):
-        LmzooError: a loss or gradient is not finite.
+        LmzooError: a loss or gradient is not finite, more often than ``skip_nonfinite``.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LanguageModelModule(L.LightningModule):
         seed: int = 1,
         micro_batch: int | None = None,
         log_every: int = 10,
+        skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -68,6 +71,9 @@ class LanguageModelModule(L.LightningModule):
         self.seed = seed
         self.micro_batch = micro_batch
         self.log_every = log_every
+        self.nonfinite = NonFinite(skip_nonfinite, seed)
+        self.stop_asked = False
+        """Whether a signal had asked any rank to stop when the latest step's sums were taken."""
         self.ledger = Ledger()
         self.last_loss: float | None = None
         self.last_parts: dict[str, float] = {}
@@ -79,6 +85,11 @@ class LanguageModelModule(L.LightningModule):
         self._mark = time.perf_counter()
 
     # -- training
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # only ShardedStrategy has made one
+            halved = self.trainer.precision_plugin.precision == "bf16-mixed"
+            shard(self, self.device_mesh["data_parallel"], halved=halved)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # a fused step takes the loss scale of fp16 off by itself, too late for clipping
@@ -99,6 +110,14 @@ class LanguageModelModule(L.LightningModule):
     def terms(self, task: Task) -> dict[str, LossTerm]:
         """The loss of a task, part by part, with gradients."""
         return self.objective.loss(self.backbone(task.batch, wanted=task.wanted), task)
+
+    def totals(self, task: Task) -> dict[str, Tensor]:
+        """The sums of ``terms``; a name of its own, and tensors alone, for FSDP's hooks."""
+        return {name: term.total for name, term in self.terms(task).items()}
+
+    def measured(self, task: Task) -> dict[str, LossTerm]:
+        """The loss of a task with right first guesses, without gradients."""
+        return self.objective.scores(self.backbone(task.batch, wanted=task.wanted), task)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """Corrupt, encode, predict: what a parallel strategy wraps."""
@@ -121,30 +140,32 @@ class LanguageModelModule(L.LightningModule):
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = self.optimizer_config.lr * factor * group.get("scale", 1.0)
         optimizer.zero_grad()  # type: ignore[union-attr]
-        sums = torch.zeros(len(self.objective.weights) + 1, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(len(self.objective.weights) + 2, dtype=torch.float64, device=self.device)
         for number, task in enumerate(tasks):
             last = number == len(tasks) - 1
             with contextlib.nullcontext() if last else self._no_sync():
-                terms = self.terms(task)
-                self.manual_backward(self._divided(terms, counts))
+                totals = self.totals(task)
+                self.manual_backward(self._divided(totals, counts))
             for place, name in enumerate(self.objective.weights):
-                sums[place] += terms[name].total.detach()
+                sums[place] += totals[name].detach()
         now = time.perf_counter()
+        sums[-2] = bool(signals.received())
         sums[-1] = (now - self._mark) / self.trainer.world_size
         self._mark = now
-        *sums, seconds = self._over_ranks(sums).tolist()
+        self.nonfinite.under_way = batch, sums.clone()
+        *sums, stops, seconds = self._over_ranks(sums).tolist()
+        self.stop_asked = stops > 0
         self.ledger.seconds += seconds
         self.last_parts = {
             n: total / max(counts[n], 1) for n, total in zip(self.objective.weights, sums, strict=True)
         }
         optimizer.step()  # type: ignore[union-attr]
+        self.nonfinite.under_way = None
         self._after_step(factor)
 
-    def _divided(self, terms: dict[str, LossTerm], counts: dict[str, float]) -> Tensor:
+    def _divided(self, totals: dict[str, Tensor], counts: dict[str, float]) -> Tensor:
         """The loss to differentiate: sums over the global counts, and against the ranks' averaging."""
-        parts = [
-            self.objective.weights[name] * term.total / max(counts[name], 1) for name, term in terms.items()
-        ]
+        parts = [self.objective.weights[n] * total / max(counts[n], 1) for n, total in totals.items()]
         return torch.stack(parts).sum() * self.trainer.world_size
 
     def _global_counts(self, batch: Batch, tasks: list[Task]) -> dict[str, float]:
@@ -154,6 +175,9 @@ class LanguageModelModule(L.LightningModule):
             for name, count in task.counts().items():
                 counts[name] += count
         counts["tokens"] = int(batch.num_tokens())
+        # the ranks' rows may be padded to different lengths, and all ledgers must agree
+        counts["places"] = batch.tokens.numel()
+        counts["flops"] = counts["places"] * self.backbone.flops_per_token(batch.tokens.shape[1])
         spared = self.backbone.flops_spared()
         counts["wanted"] = sum(_wanted(task) for task in tasks) if spared else 0
         counts["words"] = int(batch.num_distinct_by_row()) if self.backbone.flops_per_word() else 0
@@ -167,15 +191,13 @@ class LanguageModelModule(L.LightningModule):
 
     def _account(self, batch: Batch, counts: dict[str, float]) -> None:
         rows = len(batch) * self.trainer.world_size
-        length = batch.tokens.shape[1]
         ledger = self.ledger
         ledger.steps += 1
         ledger.samples += rows
         ledger.tokens_seen += int(counts["tokens"])
         ledger.predicted_tokens += int(sum(counts[name] for name in self.objective.token_parts))
-        forward = rows * length * self.backbone.flops_per_token(length)
         spared = self.backbone.flops_spared()
-        forward -= (rows * length - int(counts["wanted"])) * spared if spared else 0
+        forward = int(counts["flops"]) - int(counts["places"] - counts["wanted"]) * spared
         forward += int(counts["words"]) * self.backbone.flops_per_word()
         named = {name: int(counts[name]) for name in self.objective.weights}
         ledger.flops += 3 * (forward + self.objective.flops(named, rows))
@@ -184,22 +206,17 @@ class LanguageModelModule(L.LightningModule):
         wrapped = self.trainer.strategy.model
         if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
             return wrapped.no_sync()
-        return contextlib.nullcontext()
+        return unsynchronised(self)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip; by now Lightning has taken a loss scale off the gradients."""
         limit = self.optimizer_config.gradient_clip or float("inf")
-        self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
+        self.gradient_norm = clip_gradients(self.parameters(), limit)
         loss = sum(self.objective.weights[name] * value for name, value in self.last_parts.items())
         scaled = self.trainer.precision_plugin.precision == "16-mixed"  # its scaler skips such a step
-        finite = math.isfinite(loss if scaled else loss + self.gradient_norm)
-        if not finite:
-            raise LmzooError(
-                f"step {self.ledger.steps}: the loss is {loss:.4g} and the gradient's norm "
-                f"{self.gradient_norm:.4g}, which is not finite; the weights stay as they were before it. "
-                "Lower optimizer.lr, lengthen schedule.warmup, or set hardware.precision=fp32"
-            )
         self.last_loss = loss
+        if not math.isfinite(loss if scaled else loss + self.gradient_norm):
+            self.nonfinite.leave_out(self, self.ledger, self.last_parts, loss, self.gradient_norm)
 
     def _after_step(self, factor: float) -> None:
         if self.progress >= 1:
@@ -228,8 +245,7 @@ class LanguageModelModule(L.LightningModule):
 
     def _score(self, batch: Batch) -> None:
         task = self.objective.prepare(batch, VALIDATION_KEY, training=False)
-        terms = self.objective.scores(self.backbone(task.batch, wanted=task.wanted), task)
-        for name, term in terms.items():
+        for name, term in self.measured(task).items():
             part = self._scores.parts[name]
             part.nats += float(term.total)
             part.count += float(term.count)
@@ -241,7 +257,7 @@ class LanguageModelModule(L.LightningModule):
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, self._scores)
-            self._scores = _summed(gathered)
+            self._scores = summed(gathered)
         self.metrics = self.objective.metrics(self._scores)
         known = {f"{stage}/{name}": value for name, value in self.metrics.items() if value is not None}
         for logger in self.loggers:
@@ -270,6 +286,10 @@ class LanguageModelModule(L.LightningModule):
 
     # -- checkpoints
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count what has just been done as training, such as writing a file."""
+        self._mark += seconds
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ledger"] = self.ledger.state_dict()
 
@@ -280,20 +300,6 @@ class LanguageModelModule(L.LightningModule):
 def _wanted(task: Task) -> int:
     """Places whose last states are asked for."""
     return task.batch.tokens.numel() if task.wanted is None else len(task.wanted)
-
-
-def _summed(several: list[Scores]) -> Scores:
-    """The ranks' sums, added up."""
-    whole = Scores()
-    for scores in several:
-        for name, part in scores.parts.items():
-            total = whole.parts.setdefault(name, Score())
-            total.nats += part.nats
-            total.count += part.count
-            total.correct += part.correct
-        for name, value in scores.tallies.items():
-            whole.tallies[name] = whole.tallies.get(name, 0.0) + value
-    return whole
 
 
 class _FamilyModule(LanguageModelModule):
@@ -339,7 +345,7 @@ class _FamilyModule(LanguageModelModule):
         """
         config = _objective_config(objective or self.own_objective)
         model = model or self.model_type(name=self.family)
-        paired = config.views == ("pairs",) if pairs is None else pairs
+        paired = config.views[0] == "pairs" if pairs is None else pairs
         model = complete(model, size=size, pairs=paired, seq_len=seq_len)
         chosen = choose_context(model, config, context)
         special = special or SpecialTokens(8192)

@@ -19,6 +19,16 @@ console = Console(stderr=True)
 """Where people are spoken to; standard output is left to results."""
 
 
+def say(line: str) -> None:
+    """One line, as it is: neither folded nor coloured."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def no_bars() -> None:
+    """Draw no bar from here on: another process shows the progress."""
+    console._force_terminal = False
+
+
 def make_bar(*columns: str, auto_refresh: bool = True) -> Progress:
     """A bar with the house's look.
 

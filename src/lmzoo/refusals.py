@@ -7,6 +7,10 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 
+from lmzoo.errors import LmzooError, MismatchError
+
+_BELONGS = "it belongs to"
+
 
 @cache
 def known_keys() -> dict[str, tuple[str, ...]]:
@@ -38,7 +42,7 @@ def unknown_key(key: str, owner: type | str | None) -> str:
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
     elsewhere = _choices_with(section, name)
     if elsewhere:
-        hint = f"it belongs to {section}={'|'.join(elsewhere)}"
+        hint = f"{_BELONGS} {section}={'|'.join(elsewhere)}"
     elif not near and section and here:
         hint = f"{section} has: {', '.join(here)}"
     kind = f"this {section} ({owner}) does not have it" if section and here else "there is no such key"
@@ -69,6 +73,12 @@ def composition_errors() -> tuple[type[Exception], ...]:
     from yaml import YAMLError
 
     return (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+
+
+def refusal(error: Exception) -> LmzooError:
+    """``explain``, as what is to be raised: a key that another model or objective has is a mismatch."""
+    line = explain(error)
+    return (MismatchError if _BELONGS in line else LmzooError)(line)
 
 
 def explain(error: Exception) -> str:

@@ -86,6 +86,31 @@ def _wrap(x: int) -> int:
     return (x + 2**63) % 2**64 - 2**63
 
 
+def fast_integers(key: int, start: int, high: np.ndarray) -> np.ndarray:
+    """(n,) random int64 in [0, high), for the numbers from ``start`` on; ``high`` is (n,) uint64 below 2**31.
+
+    A draw is half of a hash as ``fast_bits`` makes it: for resampling, which wants hundreds of millions.
+    """
+    first, count = start // 2, len(high)
+    hashes = np.arange(first, (start + count + 1) // 2, dtype=np.uint64)
+    scratch = np.empty(min(_BLOCK, len(hashes)), np.uint64)
+    golden, one, two, shift = (np.uint64(word % 2**64) for word in (_GOLDEN, _FIRST, _SECOND, key))
+    for begin in range(0, len(hashes), _BLOCK):
+        x = hashes[begin : begin + _BLOCK]
+        beside = scratch[: len(x)]
+        x *= golden
+        x += shift
+        for distance, factor in ((30, one), (27, two), (31, None)):
+            np.right_shift(x, np.uint64(distance), out=beside)
+            x ^= beside
+            if factor is not None:
+                x *= factor
+    drawn = hashes.view(np.uint32)[start - 2 * first :][:count].astype(np.uint64)
+    drawn *= high
+    drawn >>= np.uint64(32)
+    return drawn.view(np.int64)
+
+
 def integers(key: int, high: Any, *counters: Any) -> Any:
     """Random int64 in [0, high); ``high`` is a number or an array of the same shape."""
     drawn = uniform(key, *counters) * high

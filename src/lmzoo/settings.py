@@ -69,9 +69,12 @@ class HardwareConfig:
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
     devices: int | str = 1
+    """Of one machine; a number, or `auto` for all GPUs."""
     nodes: int = 1
+    """Machines; more than one needs torchrun or srun (docs/scale.md)."""
     strategy: str = "auto"
-    """`auto` or `ddp`."""
+    """`ddp` (each device has the whole model), `fsdp` (weights, gradients and optimizer states are spread
+    over the devices; checkpoints are folders), or `auto`: ddp where there are several devices."""
     precision: str = "auto"
     """`auto` (bf16 where the processor has it), `fp32`, `bf16` or `fp16` (GPU only)."""
     compile: bool = False
@@ -108,7 +111,10 @@ class CheckpointConfig:
     """`checkpoint.`"""
 
     every_steps: int = 500
-    """`last.ckpt` is written this often and at the end."""
+    """`last.ckpt` is written this often, at the end, and when a signal stops the run."""
+    log_spaced: int = 0
+    """So many exports of the weights, `checkpoints/step-N`: when 1, 1/2, 1/4, … of the budget is spent. For
+    curves of yardsticks: `evaluate_along=`, or `lmzoo evaluate run= at=all`."""
 
 
 @dataclass
@@ -148,6 +154,8 @@ class TrainConfig:
     seq_len: int = 128
     """Tokens a sequence."""
     seed: int = 1
+    skip_nonfinite: int = 0
+    """How many steps may be left out because their loss or gradient is not finite, before the run stops."""
     cache_dir: str | None = None
     """Where prepared corpora lie; without it `LMZOO_CACHE`, or the platform's cache folder."""
     init_from: str | None = None
@@ -158,5 +166,7 @@ class TrainConfig:
     evaluate_at_end: Any = None
     """Yardsticks to take when the run is done, one or a list (`lmzoo evaluate --help` has the names); their
     files are looked for in the folder that `LMZOO_DATA` names."""
+    evaluate_along: Any = None
+    """Likewise, of every checkpoint of `checkpoint.log_spaced`: `evaluations/step-N/NAME.json`."""
     context: str | None = None
     """`past`, `full` or `apart`; derived: the first that the objective accepts and the model gives."""

@@ -101,6 +101,8 @@ def _cost(ledger: Mapping[str, Any]) -> Table:
         count(ledger[key]) for key in ("tokens_seen", "unique_tokens", "predicted_tokens")
     )
     table.add_row("tokens", f"{seen} seen · {unique} unique · {predicted} predicted")
+    if skipped := ledger.get("skipped_steps"):
+        table.add_row("left out", f"steps whose loss or gradient was not finite: {skipped}")
     table.add_row("compute", f"{count(ledger['flops'])} FLOPs")
     table.add_row("time", f"{duration(ledger['seconds'])} · {count(ledger['tokens_per_second'])} tokens/s")
     table.add_row("memory", f"{size(ledger['peak_memory_bytes'])} at the peak")

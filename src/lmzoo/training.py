@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import os
-import shlex
-import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,24 +16,47 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmzoo import __version__
 from lmzoo import config as configs
 from lmzoo.artifacts import log_models
-from lmzoo.callbacks import BudgetBar
-from lmzoo.checkpoints import LAST, RunRecord, read_checkpoint, refuse_another_run
+from lmzoo.callbacks import BudgetBar, LogSpaced
+from lmzoo.checkpoint_files import Saved, WholeCheckpoints
+from lmzoo.checkpoints import (
+    LAST,
+    PREVIOUS,
+    LastCheckpoint,
+    RunRecord,
+    read_last,
+    refuse_another_run,
+    weights_of,
+)
+from lmzoo.data.config import PAIR_VIEWS
 from lmzoo.data.datamodule import TextDataModule
 from lmzoo.data.nsp_baseline import overlap_baseline
 from lmzoo.data.prepare import default_cache_dir, prepare
 from lmzoo.data.store import Store
-from lmzoo.distributed import as_rank_command
+from lmzoo.data.subset import trained_on
+from lmzoo.disk import (
+    disk_errors,
+    only_one,
+    refuse_without_room,
+    remove,
+    remove_leftovers,
+    try_to_write,
+)
+from lmzoo.distributed import as_rank_command, cluster_environment
 from lmzoo.errors import LmzooError
 from lmzoo.hub.folder import export_model, initialize_from
 from lmzoo.ledger import peak_memory_bytes
 from lmzoo.logs import build_loggers, close_loggers, wandb_link
 from lmzoo.modules import MODULES, LanguageModelModule
 from lmzoo.nn.char_cnn import characters_of
-from lmzoo.progress import console
+from lmzoo.nonfinite import FOLDER as NONFINITE
+from lmzoo.progress import say
+from lmzoo.records import final_figures, git_commit, next_commands, write_json
 from lmzoo.settings import HardwareConfig, TrainConfig
+from lmzoo.sharded import ShardedStrategy, gathered
+from lmzoo.signals import Stopped, how_to_go_on
 from lmzoo.summary import summary_table
 from lmzoo.vectors import fill_from_file
-from lmzoo.yardsticks.run import at_end
+from lmzoo.yardsticks.run import along, at_end
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -47,30 +67,45 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
     Args:
         config: resolved.
         folder: the run folder, which holds config.yaml already.
-        resuming: go on from ``checkpoints/last.ckpt``.
+        resuming: go on from ``checkpoints/last.ckpt``, or from the one before if that is damaged.
 
     Returns:
         what ``metrics.json`` holds.
 
     Raises:
         LmzooError: for all that a user can cause.
+        Stopped: a signal asked the run to end.
     """
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    with (
+        disk_errors(folder, f", then {how_to_go_on(folder)}"),
+        only_one(folder) if first else contextlib.nullcontext(),
+    ):
+        return _train(config, folder, resuming, first)
+
+
+def _train(config: TrainConfig, folder: Path, resuming: bool, first: bool) -> dict[str, Any]:
     _quieten()
     precision = precision_of(config.hardware)
-    saved = read_checkpoint(folder / LAST) if resuming else None
+    if first:
+        try_to_write(folder)
+        remove_leftovers(folder)
+    saved = read_last(folder) if resuming else None
+    record = saved.content["lmzoo"] if saved else {}
     cache = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
-    store = prepare(config.data, config.tokenizer, cache)
+    store = trained_on(prepare(config.data, config.tokenizer, cache), config.data)
     datamodule = build_datamodule(config, store)
     module = build_module(config, store)
-    vectors_found = saved["lmzoo"].get("vectors_found") if saved else None
+    module.nonfinite.folder = folder / NONFINITE
+    if first:
+        refuse_without_room(folder, sum(p.numel() * p.element_size() for p in module.parameters()))
+    vectors_found = record.get("vectors_found")
     if saved is None and config.model.vectors is not None:
         vectors_found = fill_from_file(module.backbone, store.tokenizer, config.model.vectors)
     if saved is None and config.init_from:
         told = initialize_from(module, config.init_from, store.tokenizer)
-        if told and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            console.print(
-                f"init_from={config.init_from}: {told}", soft_wrap=True, markup=False, highlight=False
-            )
+        if told and first:
+            say(f"init_from={config.init_from}: {told}")
     if saved is not None:
         refuse_another_run(saved, config, module, store, folder)
     described = configs.to_dict(config)
@@ -81,10 +116,14 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
         name=f"{config.model.name}-{config.objective.name}-{config.size}-seed{config.seed}",
         tags=[config.model.name, config.objective.name, str(config.size), f"seed{config.seed}"],
         group=config.logger.group,
-        wandb_id=saved["lmzoo"]["wandb_id"] if saved else None,
-        resume_step=int(saved["ledger"]["steps"]) if saved else None,
+        wandb_id=record.get("wandb_id"),
+        resume_step=saved.steps if saved else None,
     )
-    exit_code = 1
+
+    def export(to: Path) -> None:
+        export_model(to, module, config.model, config.seq_len, store.tokenizer, run_config=described)
+
+    exit_code, preempted = 1, False
     try:
         with as_rank_command(folder, described, resuming):
             trainer = _build_trainer(
@@ -93,22 +132,26 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
                 folder,
                 loggers,
                 RunRecord(described, wandb_id, store.content, vectors_found),
+                saved,
+                LogSpaced(folder, config.checkpoint.log_spaced, export),
             )
             if config.hardware.attention == "flex":
                 _use_flex(module, trainer.strategy.root_device, precision)
             if config.hardware.compile:
                 _tell_of_compiling(trainer.strategy.root_device)
                 module.backbone.compile()
-            _fit(trainer, module, datamodule, folder, saved)
+            _fit(trainer, module, datamodule, saved)
             metrics = _measure(trainer, module, datamodule, config, store)
+            whole = gathered(module, lambda: build_module(config, store))
         metrics["run"]["vectors_found"] = vectors_found
         if trainer.is_global_zero:
+            assert whole is not None
             for logger in loggers:
-                logger.log_metrics(_final_figures(metrics), step=module.ledger.steps)
-            _write_json(folder / "metrics.json", metrics)
+                logger.log_metrics(final_figures(metrics), step=module.ledger.steps)
+            write_json(folder / "metrics.json", metrics)
             export_model(
                 folder / "model",
-                module,
+                whole,
                 config.model,
                 config.seq_len,
                 store.tokenizer,
@@ -127,20 +170,35 @@ def train(config: TrainConfig, folder: Path, resuming: bool = False) -> dict[str
                     sentences=config.data.sentences,
                     device=device,
                 )
-                _write_json(folder / "metrics.json", metrics)
+                write_json(folder / "metrics.json", metrics)
                 known = {f"evaluation/{n}": f for n, f in metrics["evaluations"].items() if f is not None}
                 for logger in loggers if known else []:
                     logger.log_metrics(known, step=module.ledger.steps)
+            if config.evaluate_along:
+                along(
+                    config.evaluate_along,
+                    folder,
+                    store,
+                    seq_len=config.seq_len,
+                    sentences=config.data.sentences,
+                    device=str(trainer.strategy.root_device),
+                )
+            remove(folder / PREVIOUS)
         exit_code = 0
+    except Stopped as stop:
+        exit_code, preempted = stop.status, stop.preempted
+        raise
     finally:
-        close_loggers(loggers, exit_code)
+        close_loggers(loggers, exit_code, preempted)
     if trainer.is_global_zero:
         # as it would be typed here
         shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         link = wandb_link(loggers)
         if link is not None:
             link = link.replace(str(folder), str(shown))
-        print(summary_table(metrics, shown, next_commands=_next(config, shown), link=link), flush=True)
+        print(
+            summary_table(metrics, shown, next_commands=next_commands(config, shown), link=link), flush=True
+        )
     return metrics
 
 
@@ -173,7 +231,7 @@ def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
         special=special,
         characters=characters,
         token_bytes=None if token_bytes is None else torch.from_numpy(token_bytes),
-        pairs=config.data.view == "pairs",
+        pairs=config.data.view in PAIR_VIEWS,
         seq_len=config.seq_len,
         context=config.context,
         seed=config.seed,
@@ -182,6 +240,7 @@ def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
         budget=config.budget,
         micro_batch=config.hardware.micro_batch,
         log_every=config.logger.every_steps,
+        skip_nonfinite=config.skip_nonfinite,
     )
 
 
@@ -197,26 +256,30 @@ def precision_of(hardware: HardwareConfig) -> str:
     if hardware.precision != "auto":
         return hardware.precision
     if gpu:
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        halved = "fp32" if hardware.strategy == "fsdp" else "fp16"  # nothing scales a loss there
+        return "bf16" if torch.cuda.is_bf16_supported() else halved
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if capable else "fp32"
 
 
 def _build_trainer(
-    config: TrainConfig, precision: str, folder: Path, loggers: list[Any], record: RunRecord
+    config: TrainConfig,
+    precision: str,
+    folder: Path,
+    loggers: list[Any],
+    record: RunRecord,
+    saved: Saved | None,
+    log_spaced: LogSpaced,
 ) -> L.Trainer:
     hardware = config.hardware
-    shared: dict[str, Any] = {
-        "dirpath": folder / "checkpoints",
-        "enable_version_counter": False,
-        "auto_insert_metric_name": False,
-    }
+    keep_last = saved is None or saved.path == folder / LAST
     return L.Trainer(
         default_root_dir=folder,
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
+        strategy=ShardedStrategy(keep_last) if hardware.strategy == "fsdp" else hardware.strategy,
+        plugins=[cluster_environment(), WholeCheckpoints(saved, keep_last)],
         precision=PRECISIONS[precision],  # type: ignore[arg-type]
         logger=loggers,
         max_epochs=1,  # the data module's one epoch has no end; the budget ends the run
@@ -228,8 +291,15 @@ def _build_trainer(
         enable_model_summary=False,
         callbacks=[
             record,
-            ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint.every_steps, **shared),
-            ModelCheckpoint(filename="best", monitor="valid/loss", **shared),
+            log_spaced,
+            ModelCheckpoint(
+                folder / "checkpoints",
+                filename="best",
+                monitor="valid/loss",
+                enable_version_counter=False,
+                auto_insert_metric_name=False,
+            ),
+            LastCheckpoint(folder, config.checkpoint.every_steps, config.valid.every_steps),
             BudgetBar(f"{config.model.name} {config.objective.name}"),
         ],
     )
@@ -238,12 +308,9 @@ def _build_trainer(
 def _tell_of_compiling(device: torch.device) -> None:
     """One line where compiled code is slower than what it stands in for."""
     if device.type == "cpu" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        console.print(
+        say(
             "hardware.compile=true on a CPU: compiled code has neither lmzoo's attention nor dropout, and "
-            "spares the last layer nothing; as a rule it is slower (docs/performance.md)",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
+            "spares the last layer nothing; as a rule it is slower (docs/performance.md)"
         )
 
 
@@ -251,25 +318,17 @@ def _use_flex(module: LanguageModelModule, device: torch.device, precision: str)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     reason = module.backbone.use_flex(device, dtype)
     if reason and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        console.print(
-            f"hardware.attention=flex is left out, and attention goes the usual way: {reason}",
-            soft_wrap=True, markup=False, highlight=False,
-        )  # fmt: skip
+        say(f"hardware.attention=flex is left out, and attention goes the usual way: {reason}")
 
 
 def _fit(
-    trainer: L.Trainer,
-    module: LanguageModelModule,
-    datamodule: TextDataModule,
-    folder: Path,
-    saved: dict[str, Any] | None,
+    trainer: L.Trainer, module: LanguageModelModule, datamodule: TextDataModule, saved: Saved | None
 ) -> None:
-    if saved is not None and module_is_done(module, saved):
-        module.load_state_dict(saved["state_dict"])
+    if saved is not None and module_is_done(module, saved.content):
+        module.load_state_dict(weights_of(saved))
         return
-    path = str(folder / LAST) if saved is not None else None
+    path = None if saved is None else str(saved.path)
     trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
-    trainer.save_checkpoint(folder / LAST)
 
 
 def module_is_done(module: LanguageModelModule, saved: dict[str, Any]) -> bool:
@@ -289,7 +348,7 @@ def _measure(
     datamodule.full_validation = True
     trainer.validate(module, datamodule=datamodule, verbose=False)
     valid = module.metrics | {"unigram_entropy": store.unigram_entropy("valid")}
-    if config.data.view == "pairs" and config.objective.name == "mlm_nsp":
+    if config.data.view in PAIR_VIEWS and config.objective.name == "mlm_nsp":
         valid["nsp_overlap_accuracy"] = overlap_baseline(datamodule.train_view, datamodule.valid_view)  # type: ignore[arg-type]
     test = None
     if "test" in store.parts:
@@ -304,11 +363,12 @@ def _measure(
             "seed": config.seed,
             "version": __version__,
             "precision": precision_of(config.hardware),
-            "git": _git_commit(),
+            "git": git_commit(),
             "content": store.content,
         },
         "ledger": {
             "steps": ledger.steps,
+            "skipped_steps": ledger.skipped_steps,
             "tokens_seen": ledger.tokens_seen,
             "unique_tokens": datamodule.unique_tokens(ledger.steps),
             "predicted_tokens": ledger.predicted_tokens,
@@ -322,54 +382,6 @@ def _measure(
         "valid": valid,
         "test": test,
     }
-
-
-def _final_figures(metrics: dict[str, Any]) -> dict[str, float]:
-    ledger = {f"ledger/{name}": value for name, value in metrics["ledger"].items()}
-    parts = {
-        f"{stage}/{name}": value
-        for stage in ("valid", "test")
-        for name, value in (metrics[stage] or {}).items()
-    }
-    return {name: value for name, value in (ledger | parts).items() if value is not None}
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree that runs; None where lmzoo was installed without one."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        tracked = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() if tracked.returncode == 0 else None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
-def _next(config: TrainConfig, folder: Path) -> list[str]:
-    """Commands to type next."""
-    other = "gpt" if config.model.name != "gpt" else "bert"
-    uses = {"clm": "generate {} text='The list'", "bilm": "score {} text='The list is empty.'"}
-    use = uses.get(config.objective.name, "fill-mask {} text='The [MASK] is empty.'")
-    return [
-        "lmzoo " + use.format(shlex.quote(f"run={folder}")),
-        f"python -m lmzoo.train model={other}",
-        "python -m lmzoo.train -m model=elmo,gpt,bert seed=1,2,3",
-        "python -m lmzoo.train data=text data.train=my.txt",
-    ]
 
 
 def _quieten() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lmzoo.errors import LmzooError
+from lmzoo.errors import LmzooError, MismatchError
 from lmzoo.nn.config import LstmConfig, ModelConfig, TransformerConfig
 
 CUSTOM = "custom"
@@ -102,12 +102,13 @@ def choose_size(model: ModelConfig, given: str | None) -> str:
             f"size=custom needs the whole shape, and model.{open_fields[0]} is open; give {by_hand}"
         )
     if given in NAMES and model.name in PUBLISHED_SIZES:
-        raise LmzooError(
+        raise MismatchError(
             f"size={given} was never published for model={model.name}; choose one of: {', '.join(sizes)}, "
             f"or toy, or give a shape of your own: {by_hand}"
         )
     choices = [*sizes, "toy"] if model.name in PUBLISHED_SIZES else list(sizes)
-    raise LmzooError(f"size={given} is not known for model={model.name}; choose one of: {', '.join(choices)}")
+    kind = MismatchError if given in NAMES else LmzooError
+    raise kind(f"size={given} is not known for model={model.name}; choose one of: {', '.join(choices)}")
 
 
 def _shape(model: ModelConfig, size: Size) -> dict[str, object]:

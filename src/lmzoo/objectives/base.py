@@ -64,6 +64,20 @@ class Scores:
     """Other sums: bytes predicted, random pairs."""
 
 
+def summed(several: list[Scores]) -> Scores:
+    """The ranks' sums, added up."""
+    whole = Scores()
+    for scores in several:
+        for name, part in scores.parts.items():
+            total = whole.parts.setdefault(name, Score())
+            total.nats += part.nats
+            total.count += part.count
+            total.correct += part.correct
+        for name, value in scores.tallies.items():
+            whole.tallies[name] = whole.tallies.get(name, 0.0) + value
+    return whole
+
+
 class Objective(nn.Module):
     """Base of the objectives: a head, and two methods without side effects.
 

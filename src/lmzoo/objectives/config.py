@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lmzoo.errors import LmzooError
+from lmzoo.errors import LmzooError, MismatchError
 from lmzoo.nn.config import MODELS, ModelConfig
 from lmzoo.types import Context, SpecialTokens
 
@@ -16,7 +16,10 @@ class ObjectiveConfig:
 
     contexts: ClassVar[tuple[Context, ...]] = ()
     """Contexts it accepts, the preferred one first."""
-    views: ClassVar[tuple[str, ...]] = ("stream", "sentences", "pairs")
+    views: ClassVar[tuple[str, ...]] = (
+        *("stream", "sentences", "pairs"),
+        *("sentence_pairs", "full_sentences", "doc_sentences"),
+    )
     """Views it accepts, the preferred one first."""
 
     name: str = ""
@@ -61,7 +64,7 @@ class MlmConfig(ObjectiveConfig):
 class MlmNspConfig(MlmConfig):
     """Masked LM and next sentence prediction (Devlin et al. 2019, section 3.1, task 2)."""
 
-    views: ClassVar[tuple[str, ...]] = ("pairs",)
+    views: ClassVar[tuple[str, ...]] = ("pairs", "sentence_pairs")
 
     name: str = "mlm_nsp"
 
@@ -78,7 +81,7 @@ def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | 
     """The context of a run: ``given``, or the first of the objective's that the encoder can give.
 
     Raises:
-        LmzooError: where the pair is impossible, naming both sides and the choices that would work.
+        MismatchError: where the pair is impossible, naming both sides and the choices that would work.
     """
     shared = [context for context in objective.contexts if context in model.contexts]
     if not shared:
@@ -86,7 +89,7 @@ def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | 
         gives = ", ".join(context.value for context in model.contexts) or "none"
         objectives = [name for name, other in OBJECTIVES.items() if set(other.contexts) & set(model.contexts)]
         models = [name for name, other in MODELS.items() if set(other.contexts) & set(objective.contexts)]
-        raise LmzooError(
+        raise MismatchError(
             f"objective={objective.name} needs the context {needs}, and model={model.name} gives {gives}; "
             f"with this model choose objective={'|'.join(objectives)}, "
             f"with this objective model={'|'.join(models)}"
@@ -94,7 +97,7 @@ def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | 
     if given is None:
         return shared[0]
     if Context(given) not in shared:
-        raise LmzooError(
+        raise MismatchError(
             f"context={given} does not go with model={model.name} objective={objective.name}; "
             f"choose one of: {', '.join(context.value for context in shared)}"
         )

@@ -41,6 +41,10 @@ class Learner(Protocol):
         """Told before each epoch, from 0."""
         ...
 
+    def penalty(self) -> Tensor | float:
+        """What is added to the loss of every step, whatever the examples."""
+        ...
+
     def lengths(self, examples: np.ndarray) -> np.ndarray:
         """How long examples are, at least 1: those of like length share batches."""
         ...
@@ -149,6 +153,7 @@ def _step(
     loss = learner.goal.loss(learner.logits(examples), examples)
     if not math.isfinite(float(loss.detach())):
         raise LmzooError(f"{where}: the loss is not finite; give a lower lr=, or precision=fp32")
+    loss = loss + learner.penalty()
     optimizer.zero_grad()
     if not loss.requires_grad:  # a batch in which nothing depends on the weights: sentences without a word
         return

@@ -261,6 +261,13 @@ class FrozenLearner:
     def begin(self, epoch: int) -> None:
         pass
 
+    def penalty(self) -> Tensor | float:
+        """λ‖w‖² of the mixtures (Peters et al. 2018, section 3.3)."""
+        if not self.settings.mix_penalty:
+            return 0.0
+        mixes = [mix for mix in (self.module.mix, self.module.output_mix) if mix is not None]
+        return self.settings.mix_penalty * sum((mix.weights.square().sum() for mix in mixes), start=0.0)
+
     def lengths(self, examples: np.ndarray) -> np.ndarray:
         bounds = self.features.units.bounds
         sequences = self._sequences(examples)

@@ -157,6 +157,9 @@ class FullLearner:
             for parameter in group:
                 parameter.requires_grad_(depth < count)
 
+    def penalty(self) -> Tensor | float:
+        return 0.0
+
     def _rows(self, examples: np.ndarray) -> np.ndarray:
         if self.shape != "tagging":
             return examples

@@ -16,6 +16,7 @@ from lmzoo.errors import LmzooError
 from lmzoo.inference.sinks import whole
 from lmzoo.summary import ABSENT
 from lmzoo.tasks.examples import Example, Question, Tagged, TaskData
+from lmzoo.tasks.settings import Settings, variant_of
 
 FOLDER = "finetune"
 """In the run folder."""
@@ -130,6 +131,19 @@ def folder_of(place: Path, task: str, mode: str, variant: str) -> Path:
     return place / FOLDER / "-".join(part for part in (task, mode, variant) if part)
 
 
+def place_of(place: Path, task: str, settings: Settings, files: Mapping[str, str | None]) -> Path:
+    """Where a result goes that nobody has named a folder for.
+
+    Args:
+        place: the run folder.
+        task: the task's name.
+        settings: what is not at its default is part of the name.
+        files: given in place of the task's own, by part; so are their names.
+    """
+    named = [f"{part}_{Path(path).name.split('.')[0]}" for part, path in files.items() if path]
+    return folder_of(place, task, settings.mode, "-".join(filter(None, (variant_of(settings), *named))))
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a place that cannot be written to before anything is trained.
 
@@ -182,17 +196,17 @@ def save(folder: Path, result: Result, data: TaskData) -> Path:
     if not (any(entry.mixture for entry in result.seeds) and draw_mixture(picture, result)):
         picture.unlink(missing_ok=True)
     with whole(folder / RESULT) as beside:
-        text = json.dumps(_finite(result.told()), ensure_ascii=False, indent=2, allow_nan=False)
+        text = json.dumps(finite(result.told()), ensure_ascii=False, indent=2, allow_nan=False)
         beside.write_text(text + "\n", encoding="utf-8")
     return folder / RESULT
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with null for what is no number: JSON has no word for it."""
     if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: finite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,7 +9,7 @@ from lmzoo.errors import LmzooError, one_of
 MODES = ("frozen", "full")
 POOLS = ("auto", "cls", "last", "mean", "max", "concat")
 NAMED_LAYERS = ("mix", "top", "static", "each")
-FROZEN_ONLY = {"layers": "mix", "beside": "none"}
+FROZEN_ONLY = {"layers": "mix", "beside": "none", "mix_penalty": 0.0}
 """Keys that a whole model in training does not look at, with the values that they then have."""
 
 
@@ -26,6 +26,9 @@ class Settings:
     each (every layer alone)."""
     head: str = field(default="linear", metadata={"choices": ("linear", "bilstm")})
     """bilstm: a bidirectional LSTM under the linear layer."""
+    mix_penalty: float = 0.0
+    """frozen: λ of λ‖w‖², added to the loss for the weights w of a mixture, which draws it to the mean of all
+    layers (ELMo's 1 and 0.001)."""
     beside: str = field(default="none", metadata={"choices": ("none", "input", "output", "both")})
     """frozen: the task's own vectors of words (tagging) or tokens. input: joined with the features; output:
     the features are joined with the biLSTM's states instead; both: with either, as ELMo did."""
@@ -97,9 +100,13 @@ _AT_LEAST = {
     "limit": 1,
     "weight_decay": 0,
     "gradient_clip": 0,
+    "mix_penalty": 0,
     "features_gigabytes": 0,
 }
-VARIANTS = ("layers", "head", "beside", "pool", "pieces", "context", "recipe", "lr", "lrs", "epochs", "limit")
+VARIANTS = (
+    *("layers", "mix_penalty", "head", "beside", "pool", "pieces", "context", "recipe"),
+    *("lr", "lrs", "epochs", "limit"),
+)
 """Keys that name the folder of a result where they are not at their defaults."""
 
 

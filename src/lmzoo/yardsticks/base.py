@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmzoo.inference.model import LanguageModel
+    from lmzoo.snapshots import Snapshot
 
 FOLDER = "evaluations"
 """In the run folder."""
@@ -78,7 +79,9 @@ def hash_of(inputs: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def save(folder: Path, name: str, measured: Measured, header: dict[str, Any]) -> Path:
+def save(
+    folder: Path, name: str, measured: Measured, header: dict[str, Any], snapshot: Snapshot | None = None
+) -> Path:
     """Write ``evaluations/NAME.json``, and ``NAME.items.jsonl.gz`` beside it, in a run or model folder.
 
     Args:
@@ -86,6 +89,8 @@ def save(folder: Path, name: str, measured: Measured, header: dict[str, Any]) ->
         name: of the yardstick.
         measured: its outcome.
         header: what it was taken of: model, objective, version, seconds.
+        snapshot: of which checkpoint within the run; it goes to ``evaluations/step-N/``, with ``step`` and
+            ``ledger``.
 
     Returns:
         the path of the JSON.
@@ -95,7 +100,9 @@ def save(folder: Path, name: str, measured: Measured, header: dict[str, Any]) ->
     """
     from lmzoo.inference.sinks import whole
 
-    target = folder / FOLDER / f"{name}.json"
+    target = folder / FOLDER / (snapshot.name if snapshot else "") / f"{name}.json"
+    if snapshot is not None:
+        header = header | {"step": snapshot.step, "ledger": snapshot.ledger()}
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {entry.name: getattr(measured, entry.name) for entry in fields(measured)}
     record["items"] = len(measured.items)

@@ -36,6 +36,8 @@ REFERENCE = "blimp_reference.tsv"
 """Published shares of correct pairs, a row a paradigm and a column a model; beside the file of pairs."""
 SAMPLE = 20
 """Pairs of each paradigm, the first ones, that a masked model scores in other ways too, for comparison."""
+MOST_CHARACTERS = 10_000
+"""Of a sentence; the longest of BLiMP has 80."""
 _PHENOMENA = {"s-selection": "argument_structure"}
 """As the paper counts them (Warstadt et al. 2020, table 2); the file has another name in two paradigms."""
 _FIELDS = {"syntax/semantics": "syntax_semantics"}
@@ -61,8 +63,8 @@ def read_pairs(path: Path, limit: int | None = None) -> Iterator[Pair]:
         limit: of each paradigm, the first ones.
 
     Raises:
-        LmzooError: naming file and line: not JSON, a key that is missing or empty, an id that comes twice;
-            or the file holds nothing or cannot be read.
+        LmzooError: naming file and line: not JSON, a key that is missing, empty or far too long for a sentence,
+            an id that comes twice; or the file holds nothing or cannot be read.
     """
     taken: dict[str, int] = {}
     ids: set[str] = set()
@@ -96,6 +98,13 @@ def _pair(line: str, where: str, taken: dict[str, int]) -> Pair:
             what = "is empty" if isinstance(value, str) else "is no text" if key in row else "is missing"
             raise LmzooError(f"{where}: {key} {what}; every line needs it, as in BLiMP's files")
         refuse_half_characters(value, where)
+        if (
+            len(value) > MOST_CHARACTERS
+        ):  # each would be one row, and of a masked model as many as it has tokens
+            raise LmzooError(
+                f"{where}: {key} has {len(value):,} characters, and a sentence may have {MOST_CHARACTERS:,}; "
+                "shorten it, or take the line out"
+            )
     paradigm: str = row["UID"]
     term: str = row["linguistics_term"]
     number = row.get("pairID", taken.get(paradigm, 0))
@@ -236,15 +245,15 @@ def _published(path: Path, paradigms: list[str], phenomena: dict[str, list[str]]
     rows: dict[str, dict[str, float]] = {}
     with open_unpacked(path) as (lines, _):
         texts = (text for _, text in numbered_lines(path, lines))
-        for number, row in enumerate(csv.DictReader(texts, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
-            about = ("UID", "field", "linguistics_term")
-            try:
-                name = row["UID"]
-                rows[name] = {key: 100 * float(row[key]) for key in row if key not in about}
-            except (KeyError, TypeError, ValueError):
-                raise LmzooError(
-                    f"{path}:{number} has no UID, or a score that is no number; mend it, or take it away"
-                ) from None
+        table = csv.DictReader(texts, delimiter="\t", quoting=csv.QUOTE_NONE)
+        about = ("UID", "field", "linguistics_term")
+        try:
+            for row in table:
+                rows[row["UID"]] = {key: 100 * float(row[key]) for key in row if key not in about}
+        except (KeyError, TypeError, ValueError, csv.Error):  # the last: a line without end
+            raise LmzooError(
+                f"{path}:{table.reader.line_num} has no UID, or a score that is no number; mend it, or take it away"
+            ) from None
     known = [name for name in paradigms if name in rows]
     if not known:
         return None

@@ -86,15 +86,19 @@ def missing_file(name: str, root: Path | None, pairs: Path | None = None) -> str
     return None
 
 
-def check_at_end(given: object) -> None:
+def check_at_end(given: object, key: str = "evaluate_at_end") -> None:
     """Refuse names for the end of a run that are not known, or whose files are not there.
+
+    Args:
+        given: as ``named`` takes it.
+        key: that gave it.
 
     Raises:
         LmzooError: naming what is missing.
     """
-    asked = named(given, "evaluate_at_end")
+    asked = named(given, key)
     root = data_root() if asked else None
     for name, by_name in asked.items():
         lacking = missing_file(name, root)
         if by_name and lacking:
-            raise LmzooError(f"evaluate_at_end={name}: {lacking}")
+            raise LmzooError(f"{key}={name}: {lacking}")

@@ -18,8 +18,9 @@ from lmzoo.inference.model import LanguageModel, load
 from lmzoo.inference.sources import slow_progress
 from lmzoo.places import data_root
 from lmzoo.progress import console
+from lmzoo.snapshots import Snapshot, snapshots
 from lmzoo.yardsticks.base import FOLDER, Asked, Measured, save
-from lmzoo.yardsticks.counted import counted_of
+from lmzoo.yardsticks.counted import Counted, counted_of
 from lmzoo.yardsticks.registry import BLIMP, QUICK, missing_file, named, yardstick
 
 Told = Callable[[str], object]
@@ -31,6 +32,7 @@ def evaluate(
     asked: Asked,
     folder: str | Path,
     *,
+    snapshot: Snapshot | None = None,
     tell: Told = lambda line: None,
     refused: Callable[[str, LmzooError], object] | None = None,
 ) -> dict[str, Measured]:
@@ -44,6 +46,7 @@ def evaluate(
         yardsticks: a name, or a list of names; `quick` and `all` stand for several.
         asked: files and bounds. Without ``pairs``, BLiMP is looked for under ``root``.
         folder: the run folder, or another to write to.
+        snapshot: which checkpoint within the run the model is, if it is one: see ``base.save``.
         tell: given a line for each yardstick as soon as it is done.
         refused: given the name and the error of a yardstick that refuses, after which the others go on;
             without it the first refusal ends the call, and what was done before it stays written.
@@ -89,7 +92,7 @@ def evaluate(
             if measured.figure is not None and not math.isfinite(measured.figure):
                 raise LmzooError(f"{name} is {measured.figure}; take precision=fp32, or sound weights")
             seconds = time.perf_counter() - began
-            save(folder, name, measured, _header(model, seconds))
+            save(folder, name, measured, _header(model, seconds), snapshot)
         except LmzooError as error:
             if refused is None:
                 raise
@@ -101,7 +104,15 @@ def evaluate(
 
 
 def at_end(
-    yardsticks: object, folder: Path, store: Store, *, seq_len: int, sentences: str, device: str
+    yardsticks: object,
+    folder: Path,
+    store: Store,
+    *,
+    seq_len: int,
+    sentences: str,
+    device: str,
+    snapshot: Snapshot | None = None,
+    counted: Callable[[], Counted] | None = None,
 ) -> dict[str, float | None]:
     """Take yardsticks of a run that is done and exported; what refuses is told, and never raised.
 
@@ -112,32 +123,55 @@ def at_end(
         seq_len: tokens of a row in its training.
         sentences: how its text was cut into sentences.
         device: as PyTorch names it.
+        snapshot: measure this checkpoint within the run, and not `model/`.
+        counted: gives the n-gram control; without it, it is counted here.
 
     Returns:
         the figures by name, None where one has no meaning for this kind of model.
     """
 
+    key = "evaluate_at_end" if snapshot is None else "evaluate_along"
+    place = "" if snapshot is None else f"{snapshot.name}  "
+
     def tell(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
+        console.print(place + text, soft_wrap=True, markup=False, highlight=False)
 
     def refused(name: str, error: LmzooError) -> None:
-        tell(f"evaluate_at_end={name}: {error}")
+        tell(f"{key}={name}: {error}")
 
     try:
         asked = Asked(
             root=data_root(),
             validation=lambda: sentences_of(store),
-            counted=lambda: counted_of(store),
+            counted=counted or (lambda: counted_of(store)),
             sentences=sentences,
             seq_len=seq_len,
             batch_tokens=batch_tokens_of(device),
         )
-        model = load(folder / "model", device=device)
-        found = evaluate(model, yardsticks, asked, folder, tell=tell, refused=refused)
+        model = load(folder / "model" if snapshot is None else snapshot.model, device=device)
+        found = evaluate(model, yardsticks, asked, folder, snapshot=snapshot, tell=tell, refused=refused)
     except LmzooError as error:
-        tell(f"evaluate_at_end: {error}")
+        tell(f"{key}: {error}")
         return {}
     return {name: measured.figure for name, measured in found.items()}
+
+
+def along(
+    yardsticks: object, folder: Path, store: Store, *, seq_len: int, sentences: str, device: str
+) -> None:
+    """Take yardsticks of every log-spaced checkpoint of a run; see ``at_end``."""
+    counted = cache(lambda: counted_of(store))
+    for snapshot in snapshots(folder):
+        at_end(
+            yardsticks,
+            folder,
+            store,
+            seq_len=seq_len,
+            sentences=sentences,
+            device=device,
+            snapshot=snapshot,
+            counted=counted,
+        )
 
 
 def batch_tokens_of(device: str) -> int:

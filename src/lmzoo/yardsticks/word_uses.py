@@ -98,7 +98,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         except UnicodeDecodeError:
             raise LmzooError(f"{path} is not UTF-8; convert it") from None
         except csv.Error as error:
-            raise LmzooError(f"{path}:{rows.line_num + 1} cannot be read ({error}); mend the row") from None
+            raise LmzooError(f"{path}:{rows.line_num} cannot be read ({error}); mend the row") from None
 
 
 def word_span(text: str, index: str, where: str) -> Span:
@@ -108,7 +108,7 @@ def word_span(text: str, index: str, where: str) -> Span:
         LmzooError: the number is none, or there is no such word.
     """
     words = [match.span() for match in re.finditer(r"\S+", text)]
-    if not index.isdecimal() or int(index) >= len(words):
+    if not index.isdecimal() or len(index) > 9 or int(index) >= len(words):
         raise LmzooError(
             f"{where}={index}: the sentence has {len(words)} words between white space; count them from 0"
         )
