@@ -144,6 +144,40 @@ def test_the_command_line_wins():
     assert made.experiment.search.values == [1e-3, 3e-3]
 
 
+def test_every_fine_tuning_can_be_changed(shared_data, monkeypatch):
+    monkeypatch.setenv("LMZOO_DATA", str(shared_data))
+    made = plan("bert_table5", "finetune.limit=20", "finetune.seeds=[1,2,3]", "finetune.lr=1e-3")
+    assert made.experiment.finetune
+    assert {entry["limit"] for entry in made.experiment.finetune} == {20}
+    for cell in made.experiment.cells:
+        for given in table.tasks_of(made.experiment, cell):
+            settings = table.settings_of(given)
+            assert (settings.seeds, settings.lr, settings.mode) == ([1, 2, 3], 1e-3, "full")
+    assert not any(entry.startswith("finetune") for entry in made.overrides(made.experiment.cells[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "part"),
+    [
+        ("norm", "finetune.limit=20", "experiment=norm fine-tunes nothing; leave it out"),
+        (
+            "bert_table5",
+            "finetune.limt=20",
+            "finetune.limt: there is no such key; did you mean finetune.limit?",
+        ),
+        ("bert_table5", "finetune.head=bilstm", "is what the cells of experiment=bert_table5 differ in"),
+        ("bert_table5", "finetune.limit=few", "finetune.limit=few is of the wrong type: give a whole number"),
+        ("bert_table5", "finetune.epochs=0", "epochs=0 is too small"),
+    ],
+)
+def test_what_no_fine_tuning_takes_is_refused(name, argument, part, shared_data, monkeypatch):
+    monkeypatch.setenv("LMZOO_DATA", str(shared_data))
+    with pytest.raises(LmzooError) as caught:
+        plan(name, argument)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
@@ -454,13 +488,10 @@ def test_every_experiment_runs_at_a_few_steps(name, text, compared, shared_data,
     monkeypatch.setenv("LMZOO_CACHE", str(text / "cache"))
     found = with_cells(name)
     assert found is not None
-    # two items of each task, one epoch: what is learned is not the question
-    shorter = [entry | {"limit": 20, "epochs": 1} for entry in found.finetune]
-    monkeypatch.setattr(
-        "lmzoo.sweeps.entry.asked_for", lambda *_: Experiment(**vars(found) | {"finetune": shorter})
-    )
     own = [key for cell in found.cells for key in cell.choose if key.startswith("batch_size")]
     small = [entry for entry in SMALL if not (own and entry.startswith("batch_size"))]
+    # a few items of each task, one epoch: what is learned is not the question
+    small += ["finetune.limit=20", "finetune.epochs=1"] if found.finetune else []
     assert command("-m", f"experiment={name}", *small, "budget.steps=2", "sweep.rates=[1e-3]") == 0
     rows = json.loads((text / "sweep" / "table.json").read_text())["rows"]
     assert [row["label"] for row in rows] == [cell.label for cell in found.cells]

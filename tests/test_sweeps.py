@@ -189,6 +189,15 @@ def test_going_on_runs_what_is_missing_or_unfinished_and_nothing_else(capsys):
     assert contents(Path("sweep")) == before
 
 
+def test_the_line_says_nothing_of_what_failed_before(capsys):
+    assert run(Recorder(fails=(1, 2)), "-m", "seed=1,2,3", "hydra.sweep.dir=sweep") == 1
+    capsys.readouterr()
+    assert run(Recorder(), "-m", "sweep.resume=sweep") == 0
+    lines = [entry for entry in said(capsys) if entry.startswith("sweep  ")]
+    assert lines[0].startswith("sweep  0 of 2 done · 1 running · 1 left")
+    assert lines[1].startswith("sweep  1 of 2 done · 1 running · about ")
+
+
 def test_a_run_that_was_deleted_is_missing():
     assert run(Recorder(), "-m", "seed=1,2,3", "hydra.sweep.dir=sweep") == 0
     shutil.rmtree("sweep/1")

@@ -28,6 +28,7 @@ from lmzoo.analysis.cells import (
     unlike,
 )
 from lmzoo.analysis.records import Outcome, Run
+from lmzoo.analysis.wording import in_full
 from lmzoo.summary import PART_NAMES
 
 DESCRIBES = {"contextuality": "how far vectors depend on their contexts describes a model and is no merit"}
@@ -190,9 +191,7 @@ def _losses(arms: Arms, found: Sorted) -> None:
     for split in ("valid", "test"):
         parts = {part: members for (where, part), members in by_part.items() if where == split}
         if len(parts) > 1:
-            groups = {
-                f"{PART_NAMES.get(part, part)} ({part})": arms_of(members) for part, members in parts.items()
-            }
+            groups = {in_full(part): arms_of(members) for part, members in parts.items()}
             reason = (
                 "they answer different questions; read each against the unigram entropy, not against another"
             )
@@ -211,6 +210,10 @@ def _loss(split: str, part: str, members: Sequence[tuple[Run, float]], found: So
         reason = (
             "the text, the tokenizer, the view or the length of a row is another, and so are the predictions"
         )
+        if any(run.content is None for run, _ in members) and any(run.content for run, _ in members):
+            reason += (
+                "; or it is not known to be the same, as a run of an earlier version does not tell its text"
+            )
         found.apart.append(Apart(f"{name} loss", told, reason))
     cells = []
     for each in groups.values():

@@ -94,6 +94,7 @@ def style() -> Iterator[None]:
         "text.parse_math": False,
         "svg.hashsalt": "lmzoo",
         "figure.constrained_layout.h_pad": 0.06,
+        "figure.dpi": 200,  # of the PNG, which is to be printed too
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

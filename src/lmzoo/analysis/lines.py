@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lmzoo.analysis import drawing
 from lmzoo.analysis.curves import COSTS
 from lmzoo.analysis.drawing import Look, cost_axis, legend, looks, new, short
-from lmzoo.summary import PART_NAMES
+from lmzoo.analysis.wording import in_full
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def losses(results: Results) -> Figure | None:
     from matplotlib.lines import Line2D
 
     of = looks(results["arms"])
-    titles = [_title(part) for part, _ in groups]
+    titles = [in_full(part) for part, _ in groups]
     titles = [
         f"{t}, text {k[1][:8]}" if titles.count(t) > 1 and k[1] else t
         for t, k in zip(titles, groups, strict=True)
@@ -54,11 +54,6 @@ def losses(results: Results) -> Figure | None:
     ]
     legend(figure, list(results["arms"]), of, extra, lines=True)
     return figure
-
-
-def _title(part: str) -> str:
-    told = PART_NAMES.get(part, part)
-    return part if told == part else f"{told} ({part})"
 
 
 def _line(axes: Any, line: Line, cost: str, look: Look, *, marked: bool) -> list[float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmzoo.summary import ABSENT
+from lmzoo.summary import ABSENT, PART_NAMES
 
 SIGNS = {"better": "▲\u00a0better", "worse": "▼\u00a0worse", "inconclusive": "○\u00a0inconclusive"}
 """Verdicts, told apart without a colour; in one line."""
@@ -21,6 +21,12 @@ def number(value: float | None, unit: str, *, signed: bool = False) -> str:
     if value is None:
         return ABSENT
     return f"{value:{'+' if signed else ''}.{digits(unit)}f}".replace("-", "−")
+
+
+def in_full(part: str) -> str:
+    """A part of an objective in words and by its name: `next token (clm)`."""
+    told = PART_NAMES.get(part, part)
+    return part if told == part else f"{told} ({part})"
 
 
 def many(count: int, what: str) -> str:

@@ -18,7 +18,7 @@ from lmzoo.progress import say
 from lmzoo.sweeps.jobs import Jobs
 from lmzoo.sweeps.launch import launch
 from lmzoo.sweeps.plan import check
-from lmzoo.sweeps.progress import at_once_of, duration, line, watched
+from lmzoo.sweeps.progress import at_once_of, duration, line, states_now, watched
 from lmzoo.sweeps.record import (
     DONE,
     FAILED,
@@ -228,12 +228,12 @@ def _launched(
             told, planned = announced(), jobs.planned or []
             at_once = at_once_of(told.at_once, len(planned))
             if told.launcher == "basic":
-                jobs.tell = _teller(planned)
+                jobs.tell = _teller(planned, began)
             else:
                 stack.enter_context(watched(told.folder, planned, at_once))
             return overrides
 
-        jobs.tell = _teller(None)
+        jobs.tell = _teller(None, began)
         try:
             launch(jobs.start, argv, None if choose is None else chosen)
         except (KeyboardInterrupt, SystemExit):
@@ -267,13 +267,14 @@ def _outcome(jobs: Jobs, began: float, error: Exception | None, skipped: list[Sk
     return Outcome(folder, planned, skipped, dict(sorted(states.items())), time.time() - began)
 
 
-def _teller(planned: Sequence[Job] | None) -> Callable[[Job], object]:
+def _teller(planned: Sequence[Job] | None, began: float) -> Callable[[Job], object]:
     """Says how far the sweep is before each job that runs in this process."""
 
     def tell(job: Job) -> None:
         told = announced()
         every = planned or [Job(i, []) for i in range(told.trials or job.number + 1)]
-        say(f"{line(every, read_states(told.folder), 1, time.time())} · {job.name}")
+        states = states_now(told.folder, began)
+        say(f"{line(every, states, 1, time.time())} · {job.name}")
 
     return tell
 

@@ -55,6 +55,8 @@ class Pace:
         validations = steps / config.valid.every_steps * config.valid.sequences * config.seq_len
         read = FORWARD * (min(validations, steps * self.valid_tokens) + self.valid_tokens)
         read += sum(YARDSTICKS.get(yardstick, 0.0) for yardstick in named(config.evaluate_at_end))
+        along = sum(YARDSTICKS.get(yardstick, 0.0) for yardstick in named(config.evaluate_along))
+        read += max(config.checkpoint.log_spaced - 1, 0) * along  # the last one is the end, measured above
         return START + steps * self.seconds + read / self.tokens_per_second
 
 

@@ -49,6 +49,11 @@ def seconds_left(jobs: Sequence[Job], states: Mapping[int, State], at_once: int,
     return max(work / max(at_once, 1), longest)
 
 
+def states_now(sweep: Path, began: float) -> dict[int, State]:
+    """The states of the jobs; one that an earlier command left says nothing of this one, unless it is done."""
+    return {n: s for n, s in read_states(sweep).items() if s.started >= began or s.state == DONE}
+
+
 def line(jobs: Sequence[Job], states: Mapping[int, State], at_once: int, now: float) -> str:
     """``sweep  3 of 9 done · 1 running · 1 failed · 4 left · about 12 min``"""
     mine = {job.number: states[job.number] for job in jobs if job.number in states}
@@ -105,8 +110,7 @@ def _watch(sweep: Path, jobs: Sequence[Job], at_once: int, ended: threading.Even
     with console.status("") if console.is_terminal else _nothing() as status:
         while True:
             last = ended.wait(SECONDS_BETWEEN_LOOKS)
-            # a state that an earlier command left says nothing of this one
-            states = {n: s for n, s in read_states(sweep).items() if s.started >= began or s.state == DONE}
+            states = states_now(sweep, began)
             over = [s for n, s in states.items() if n in mine and s.state != RUNNING and n not in told]
             for state in over:
                 told.add(state.number)

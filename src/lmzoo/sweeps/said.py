@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from lmzoo.adoption import with_adopted
+from lmzoo.arguments import read_value
 from lmzoo.config import compose, composed
 from lmzoo.errors import LmzooError
 from lmzoo.progress import say
@@ -17,8 +19,12 @@ from lmzoo.sweeps import search as searches
 from lmzoo.sweeps import table as tables
 from lmzoo.sweeps.cells import Cell, Column, Experiment, Search
 from lmzoo.sweeps.command import Asked, kept_flags
+from lmzoo.tasks.settings import Settings
 from lmzoo.tasks.settings import check as check_settings
 from lmzoo.yardsticks.registry import data_root, missing_file, named
+
+TASKS = "finetune."
+"""Keys that are said of every fine-tuning of an experiment."""
 
 
 @dataclass
@@ -76,7 +82,9 @@ def plan_of(experiment: Experiment, asked: Asked) -> Plan:
         raise LmzooError(f"experiment={experiment.name} makes its own jobs; leave hydra/sweeper= out")
     chosen = {entry.partition("=")[0] for cell in experiment.cells for entry in cell.choose}
     said = []
-    for entry in with_adopted([e for e in asked.overrides if not e.startswith("experiment=")], composed):
+    experiment = _finetuned_as(experiment, [e for e in asked.overrides if e.startswith(TASKS)])
+    others = [e for e in asked.overrides if not e.startswith(("experiment=", TASKS))]
+    for entry in with_adopted(others, composed):
         key, _, value = entry.partition("=")
         if key == "seed":
             experiment = replace(experiment, seeds=_numbers(key, value, int))
@@ -109,6 +117,28 @@ def plan_of(experiment: Experiment, asked: Asked) -> Plan:
         except LmzooError as error:
             raise LmzooError(f"experiment={experiment.name}, {cell.label!r}: {error}") from error
     return plan
+
+
+def _finetuned_as(experiment: Experiment, said: Sequence[str]) -> Experiment:
+    """With what the command line says of every fine-tuning. Raises LmzooError."""
+    hints = get_type_hints(Settings) | {"task.root": str}
+    cells = {key for cell in experiment.cells for key in cell.finetune}
+    given: dict[str, Any] = {}
+    for entry in said:
+        whole, _, value = entry.partition("=")
+        key = whole.removeprefix(TASKS)
+        if not experiment.finetune:
+            raise LmzooError(f"{entry}: experiment={experiment.name} fine-tunes nothing; leave it out")
+        if key not in hints:
+            near = get_close_matches(key, hints, n=1)
+            hint = f"did you mean {TASKS}{near[0]}?" if near else "`lmzoo finetune --help` lists the keys"
+            raise LmzooError(f"{whole}: there is no such key; {hint}")
+        if key in cells:
+            raise LmzooError(
+                f"{entry}: {whole} is what the cells of experiment={experiment.name} differ in; leave it out"
+            )
+        given[key] = read_value(whole, value, hints[key])
+    return replace(experiment, finetune=[entry | given for entry in experiment.finetune])
 
 
 def _numbers(key: str, text: str, kind: type) -> list[Any]:
