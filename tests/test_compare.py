@@ -341,6 +341,14 @@ def test_losses_are_compared_on_one_text_alone(tmp_path, overrides, content, tog
         assert one["difference"] == pytest.approx(0.2 + 1.5 * (1 / 90 - 1 / 100))
 
 
+def test_a_run_that_does_not_tell_its_text_is_kept_apart_with_that_reason(tmp_path):
+    make_run(tmp_path / "new", "model=gpt")
+    make_run(tmp_path / "old", "model=gpt", seed=2, content=None)
+    (apart,) = compare(f"{tmp_path}/*")["apart"]
+    assert apart["name"] == "valid next token loss"
+    assert apart["reason"].endswith("as a run of an earlier version does not tell its text")
+
+
 def test_masked_tokens_are_one_question_with_next_sentences_and_without(tmp_path):
     for seed in (1, 2):
         make_run(tmp_path / f"a{seed}", "model=bert_2018", "data.view=pairs", seed=seed)

@@ -82,6 +82,13 @@ def test_all_files_are_there_and_nothing_else(reported):
     assert names == set(FILES) | drawn | {name.replace(".svg", ".png") for name in drawn}
 
 
+def test_pictures_are_fine_enough_for_print(reported):
+    """200 dots an inch: the two that are as wide as an A4 page's text have 1,480."""
+    for name in ("losses", "cost"):
+        width = int.from_bytes((reported[0] / f"{name}.png").read_bytes()[16:20], "big")
+        assert width == 1480
+
+
 def test_the_page_stands_alone(reported, page):
     text = (reported[0] / "report.html").read_text(encoding="utf-8")
     for tag, attributes in page.elements:
