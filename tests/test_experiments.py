@@ -357,7 +357,8 @@ def test_a_table_stands_beside_the_papers(tmp_path):
     assert text == (tmp_path / "table.md").read_text().rstrip("\n")
     assert json.loads((tmp_path / "table.json").read_text()) == collected
     lines = text.splitlines()
-    assert (lines[:2], lines[6:]) == (["What?", ""], ["", "A: of another set", "", "Of a paper."])
+    below = ["", "A: of another set", "±: standard deviation over 2 seeds", "", "Of a paper."]
+    assert (lines[:2], lines[6:]) == (["What?", ""], below)
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in lines[2:6]]
     assert rows[0] == ["", "A", "A, paper", "P, paper", "loss", "pairs", "early"]
     assert rows[2] == ["one", "75 ± 7.1", "84.4", "1", "3.5 ± 0.71", "61.5 ± 0", "51.5 ± 0"]

@@ -60,6 +60,14 @@ def test_curves_are_drawn_against_all_three_costs(results, name):
     assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["tokens seen", "FLOPs", "seconds of training"]
 
 
+def test_a_tick_says_where_it_stands():
+    """No rounding: of ticks at even steps 3.75 and 4.25 would read 3.8 and 4.2."""
+    told = {cost: drawing._amount(cost) for cost in ("tokens", "flops", "seconds")}
+    assert [told["flops"](value, 0) for value in (3.75e11, 4e11, 1e12)] == ["3.75e11", "4e11", "1e12"]
+    assert [told["seconds"](value, 0) for value in (0.5, 12.5, 2000)] == ["0.5", "12.5", "2,000"]
+    assert [told["tokens"](value, 0) for value in (500, 37_500, 4e6)] == ["500", "37.5 k", "4 M"]
+
+
 def test_losses_of_different_questions_never_share_a_panel(results):
     figure = lines.losses(results)
     titles = [axes.get_title("left") for axes in figure.axes if axes.get_title("left")]

@@ -149,8 +149,8 @@ def legend(
     handles += extra
     if handles:
         widest = max(len(str(handle.get_label())) for handle in handles)
-        columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.55 + 0.068 * widest))))
-        figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=2.6)
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.65 + 0.068 * widest))))
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=3.6)
 
 
 def cost_axis(axes: Axes, values: Iterable[float | None], cost: str, *, what: str = "") -> None:
@@ -175,11 +175,11 @@ def cost_axis(axes: Axes, values: Iterable[float | None], cost: str, *, what: st
 def _amount(cost: str) -> Callable[[float, int], str]:
     def told(value: float, place: int) -> str:
         if cost == "flops" and value:
-            mantissa, exponent = f"{value:.1e}".split("e")
-            return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+            mantissa, exponent = f"{value:.2e}".split("e")
+            return f"{float(mantissa):g}e{int(exponent)}"
         for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
             if abs(value) >= size and cost == "tokens":
                 return f"{value / size:g} {unit}"
-        return f"{value:,.0f}" if abs(value) >= 10 else f"{value:g}"
+        return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
     return told

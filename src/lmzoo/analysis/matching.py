@@ -87,7 +87,12 @@ def _ratio(amount: Amount, brief: bool) -> str:
     name = QUANTITIES[amount.name]
     if amount.ratio is None or amount.ratio <= 1 + TOLERANCE:
         return f"{name} (from run to run)"
-    return f"{name} {amount.ratio:.2f}:1" + ("" if brief else f" ({amount.most} to {amount.least})")
+    return f"{name} {to_one(amount.ratio)}" + ("" if brief else f" ({amount.most} to {amount.least})")
+
+
+def to_one(ratio: float) -> str:
+    """`5.07:1`; near 1 with a digit more, so that 1.022 is not taken for within 2 %."""
+    return f"{ratio:.3f}:1" if 1.005 <= ratio < 1.1 else f"{ratio:.2f}:1"
 
 
 def match(arms: Mapping[str, Sequence[Run]]) -> Matching:

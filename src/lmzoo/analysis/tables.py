@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmzoo.analysis.document import Block, Bullets, Document, Figure, Heading, Table, Text
-from lmzoo.analysis.matching import QUANTITIES
+from lmzoo.analysis.matching import QUANTITIES, to_one
 from lmzoo.analysis.wording import SIGNS, interval, many, number, probability, settle
 from lmzoo.summary import ABSENT, count, duration
 
@@ -134,7 +134,7 @@ def _costs(results: Results) -> list[Block]:
         ]
         rows.append([arm, str(len(members["runs"])), *told])
     if len(results["arms"]) > 1:
-        ratios = [ABSENT if amount["ratio"] is None else f"{amount['ratio']:.2f}:1" for amount in amounts]
+        ratios = [ABSENT if amount["ratio"] is None else to_one(amount["ratio"]) for amount in amounts]
         equal = {True: "equal", False: "not equal", None: "not known"}
         rows.append(["largest to smallest", "", *ratios])
         rows.append(["to 2 %, run by run", "", *(equal[amount["equal"]] for amount in amounts)])

@@ -157,8 +157,11 @@ def shown(table: Mapping[str, Any]) -> str:
         "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     )
     notes = [f"{column['name']}: {column['note']}" for column in table["columns"] if column["note"]]
+    seeds = {len(row["runs"]) for row in table["rows"] if len(row["runs"]) > 1}
+    if seeds:
+        notes.append(f"±: standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds")
     parts = [table["title"], "", drawn[0], rule, *drawn[1:], ""]
-    return "\n".join([*parts, *notes, *([""] if notes else []), table["about"]]).rstrip()
+    return "\n".join([*parts, *notes, *([""] if notes else []), table["about"].strip()]).rstrip()
 
 
 def _cell(figure: Mapping[str, Any], kind: str) -> str:
