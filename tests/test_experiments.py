@@ -366,6 +366,18 @@ def test_a_table_stands_beside_the_papers(tmp_path):
     assert len({len(line) for line in lines[2:6]}) == 1
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "shown"),
+    [
+        (58.266, 0.84, "58.27 ± 0.84"),
+        (1_600_512.0, None, "1.6 M"),
+        (395_776.0, 12_400.0, "396 k ± 12.4 k"),
+    ],
+)
+def test_figures_of_a_table_are_short(mean, deviation, shown):
+    assert table._cell({"mean": mean, "deviation": deviation, "paper": None}, "here") == shown
+
+
 # ---------------------------------------------------------------------------------- whole experiments
 
 SMALL = [

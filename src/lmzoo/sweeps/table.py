@@ -10,6 +10,7 @@ from typing import Any
 
 from lmzoo.errors import LmzooError
 from lmzoo.snapshots import snapshots
+from lmzoo.summary import count
 from lmzoo.sweeps.cells import Cell, Experiment
 from lmzoo.sweeps.jobs import picked
 from lmzoo.sweeps.record import write_json
@@ -170,5 +171,13 @@ def _cell(figure: Mapping[str, Any], kind: str) -> str:
         return ABSENT
     if kind == "paper":
         return f"{value:g}"
-    spread = figure["deviation"]
-    return f"{value:.4g}" if spread is None else f"{value:.4g} ± {spread:.2g}"
+    told, spread = _short(value, 4), figure["deviation"]
+    return told if spread is None else f"{told} ± {_short(spread, 2)}"
+
+
+def _short(value: float, digits: int) -> str:
+    """`58.27`, and of what is counted in thousands `396 k`."""
+    return count(value) if abs(value) >= _THOUSANDS else f"{value:.{digits}g}"
+
+
+_THOUSANDS = 10_000
