@@ -189,6 +189,17 @@ def test_going_on_runs_what_is_missing_or_unfinished_and_nothing_else(capsys):
     assert contents(Path("sweep")) == before
 
 
+def test_a_job_is_named_by_what_not_all_jobs_have():
+    assert run(Recorder(), "-m", "seed=1,2", "budget.steps=3", "hydra.sweep.dir=sweep") == 0
+    assert [state.name for _, state in sorted(read_states(Path("sweep")).items())] == [
+        "job 0 (seed=1)",
+        "job 1 (seed=2)",
+    ]
+    shutil.rmtree("sweep/1")
+    assert run(Recorder(), "-m", "sweep.resume=sweep") == 0
+    assert read_states(Path("sweep"))[1].name == "job 1 (seed=2)"
+
+
 def test_the_line_says_nothing_of_what_failed_before(capsys):
     assert run(Recorder(fails=(1, 2)), "-m", "seed=1,2,3", "hydra.sweep.dir=sweep") == 1
     capsys.readouterr()

@@ -30,6 +30,7 @@ def check(jobs: Sequence[Job], search_path: Sequence[str] = ()) -> tuple[list[Jo
     possible: list[Job] = []
     skipped: list[Skipped] = []
     first: MismatchError | None = None
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if jobs else set()
     with _outside_hydra(), slow_progress("checking the jobs", len(jobs)) as advance:
         for job in jobs:
             try:
@@ -43,6 +44,7 @@ def check(jobs: Sequence[Job], search_path: Sequence[str] = ()) -> tuple[list[Jo
                 ) from error
             else:
                 job.number = len(possible)
+                job.own = [entry for entry in job.overrides if entry not in common]
                 possible.append(job)
             advance(1)
     if first is not None and not possible:

@@ -49,13 +49,15 @@ class Job:
     """What the trained model is put to."""
     folder: str = ""
     """Within the sweep's; by default as Hydra names it."""
+    own: list[str] = field(default_factory=list)
+    """The overrides that not all jobs of the sweep have; empty where that is not known."""
 
     @property
     def name(self) -> str:
-        said = self.overrides
+        said = self.own or self.overrides
         if self.cells:  # what all runs of an experiment have in common says nothing
-            own = [entry for entry in said if entry.startswith(("seed=", "optimizer.lr="))]
-            said = [f"{' | '.join(self.cells)}:", *own]
+            said = [e for e in self.overrides if e.startswith(("seed=", "optimizer.lr="))]
+            said = [f"{' | '.join(self.cells)}:", *said]
         return f"job {self.number} ({' '.join(said)})"
 
 
