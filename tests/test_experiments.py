@@ -153,6 +153,7 @@ def test_every_fine_tuning_can_be_changed(shared_data, monkeypatch):
         for given in table.tasks_of(made.experiment, cell):
             settings = table.settings_of(given)
             assert (settings.seeds, settings.lr, settings.mode) == ([1, 2, 3], 1e-3, "full")
+    assert made.typed == ["finetune.limit=20", "finetune.seeds=[1,2,3]", "finetune.lr=1e-3"]
     assert not any(entry.startswith("finetune") for entry in made.overrides(made.experiment.cells[0]))
 
 
@@ -352,12 +353,13 @@ def test_a_table_stands_beside_the_papers(tmp_path):
             (place / "result.json").write_text(
                 json.dumps({"score": 1, "seeds": [{"metrics": {"accuracy": score}}]})
             )
-    collected = table.collect(made, runs)
+    collected = table.collect(made, runs, ["budget.steps=2"])
     text = table.write(tmp_path, collected)
     assert text == (tmp_path / "table.md").read_text().rstrip("\n")
     assert json.loads((tmp_path / "table.json").read_text()) == collected
     lines = text.splitlines()
     below = ["", "A: of another set", "±: standard deviation over 2 seeds", "", "Of a paper."]
+    below.append("On the command line, which wins over what stands above: budget.steps=2")
     assert (lines[:2], lines[6:]) == (["What?", ""], below)
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in lines[2:6]]
     assert rows[0] == ["", "A", "A, paper", "P, paper", "loss", "pairs", "early"]

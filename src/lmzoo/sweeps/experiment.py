@@ -93,7 +93,7 @@ def run(folder: Path, plan: Plan, make: Callable[[], Jobs], changed: Sequence[st
     outcome = stage(folder, jobs)
     states = read_states(folder)
     runs = {c.label: [folder / j.folder for j in jobs if c.label in j.cells] for c in experiment.cells}
-    text = tables.write(folder, tables.collect(experiment, runs))
+    text = tables.write(folder, tables.collect(experiment, runs, plan.typed))
     print(f"\n{text}\n\ntable  {folder / tables.TEXT}", flush=True)
     if experiment.compare:
         whole = [folder / j.folder for j in jobs if j.number in states and states[j.number].state == DONE]

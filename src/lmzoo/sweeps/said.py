@@ -37,6 +37,8 @@ class Plan:
     said: list[str] = field(default_factory=list)
     """Of every run; it wins over the experiment's file."""
     working_folder: str = field(default_factory=os.getcwd)
+    typed: list[str] = field(default_factory=list)
+    """All that was said beside the experiment's name, for the foot of its table."""
 
     def kept(self) -> dict[str, Any]:
         """As it stands in the sweep's folder."""
@@ -108,7 +110,9 @@ def plan_of(experiment: Experiment, asked: Asked) -> Plan:
             raise LmzooError(f"sweep.rates=: experiment={experiment.name} searches nothing; leave it out")
         values = _numbers("sweep.rates", asked.own["rates"].strip("[]"), float)
         experiment = replace(experiment, search=replace(experiment.search, values=values))
-    plan = Plan(_measurable(experiment), kept_flags(asked.flags), asked.hydra, said)
+    typed = [e for e in asked.overrides if not e.startswith("experiment=")]
+    typed += [f"sweep.{key}={value}" for key, value in asked.own.items()]
+    plan = Plan(_measurable(experiment), kept_flags(asked.flags), asked.hydra, said, typed=typed)
     for cell in plan.experiment.cells:
         for given in tables.tasks_of(plan.experiment, cell):
             check_settings(tables.settings_of(given))

@@ -48,12 +48,15 @@ def result_folder(run: Path, given: Mapping[str, Any]) -> Path:
     return place_of(run, name, settings_of(given), {part: given.get(f"task.{part}") for part in FILES})
 
 
-def collect(experiment: Experiment, runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+def collect(
+    experiment: Experiment, runs: Mapping[str, Sequence[Path]], typed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Every figure of every cell, a value a run.
 
     Args:
         experiment: whose table.
         runs: the run folders of each cell, by its label, a seed each.
+        typed: what was said on the command line, which the experiment's own words do not know of.
 
     Returns:
         what ``table.json`` holds.
@@ -76,7 +79,7 @@ def collect(experiment: Experiment, runs: Mapping[str, Sequence[Path]]) -> dict[
         {"name": column.name, "from": column.source, "note": column.note} for column in experiment.columns
     ]
     return {"experiment": experiment.name, "title": experiment.title, "about": experiment.about,
-            "columns": columns, "rows": rows}  # fmt: skip
+            "typed": list(typed), "columns": columns, "rows": rows}  # fmt: skip
 
 
 def _figure(run: Path, source: str | None, experiment: Experiment, cell: Cell) -> float | None:
@@ -161,8 +164,13 @@ def shown(table: Mapping[str, Any]) -> str:
     seeds = {len(row["runs"]) for row in table["rows"] if len(row["runs"]) > 1}
     if seeds:
         notes.append(f"±: standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds")
+    said = (
+        [f"On the command line, which wins over what stands above: {' '.join(table['typed'])}"]
+        if table["typed"]
+        else []
+    )
     parts = [table["title"], "", drawn[0], rule, *drawn[1:], ""]
-    return "\n".join([*parts, *notes, *([""] if notes else []), table["about"].strip()]).rstrip()
+    return "\n".join([*parts, *notes, *([""] if notes else []), table["about"].strip(), *said]).rstrip()
 
 
 def _cell(figure: Mapping[str, Any], kind: str) -> str:
