@@ -91,6 +91,13 @@ def test_too_little_room_is_refused_before_the_first_step(base, small_disk):
     assert list(small_disk.iterdir()) == []
 
 
+def test_room_for_log_spaced_exports_is_asked_for_too(base, small_disk):
+    given = ["model.hidden_size=64", f"hydra.run.dir={small_disk / 'run'}", "checkpoint.log_spaced=40"]
+    line = refusal(*arguments("bert", "mlm", base, *given))
+    assert "and 41 exports; make room, or choose another hydra.run.dir=" in line
+    assert list(small_disk.iterdir()) == []
+
+
 def test_a_run_that_goes_on_needs_no_more_room_than_it_has_taken(base, small_disk):
     folder = small_disk / "run"
     start(folder, config_of("bert", "mlm", base))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+from safetensors.torch import load_file
 
 from builders import PAIRS, random_batch, small_module
 from lmzoo.checkpoints import read_checkpoint
@@ -32,7 +33,7 @@ from rank_runs import Run, exported, hardware, here, in_processes, ledgers, loss
 
 OWN = [("elmo", "bilm"), ("gpt", "clm"), ("bert", "mlm"), ("bert", "mlm_nsp")]
 """Each family with its own objectives; all legal pairs are in the slow test."""
-STEPS = ["budget.steps=4"]
+STEPS = ["budget.steps=4", "checkpoint.log_spaced=2"]
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +91,22 @@ def compare_with_one_process(pairs: list[tuple[str, str]], cache: Path, folder: 
             for count in ("tokens_seen", "predicted_tokens", "flops", "params_total", "params_non_embedding"):
                 assert metrics["ledger"][count] == own["ledger"][count], (name, other, count)
             assert set(exported(of_two)) == set(exported(run.folder))
+            compare_along(of_two, Path(run.folder))
         # all of the weights have come together in the export
         assert load_exported(folder / f"{name}-fsdp").module is not None
+
+
+def compare_along(of_two: Path, alone: Path) -> None:
+    """The exports at half of the budget and at its end."""
+    half, own, end = (
+        load_file(folder / "checkpoints" / f"step-{step}" / "model.safetensors")
+        for folder, step in ((of_two, 2), (alone, 2), (of_two, 4))
+    )
+    last = exported(of_two)
+    assert all(torch.equal(end[name], weight) for name, weight in last.items())
+    assert any(not torch.equal(half[name], weight) for name, weight in last.items())
+    for name, weight in own.items():  # a gradient of nearly nothing may step either way
+        assert (half[name] - weight).abs().mean() < 1e-5, name
 
 
 def test_two_processes_learn_what_one_does_by_ddp_and_by_fsdp(cache, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from lmzoo import evaluate
 from lmzoo.callbacks import LogSpaced
 from lmzoo.config import compose, save_config
 from lmzoo.errors import LmzooError
+from lmzoo.hub import folder as hub_folder
 from lmzoo.hub.folder import load_exported
 from lmzoo.modules import LanguageModelModule
 from lmzoo.snapshots import chosen, fractions, snapshots
 from lmzoo.training import train
+from small_runs import ended, fork, kill_at
 
 RUN = [
     *("data=text", "logger=csv", "hardware=cpu", "hardware.precision=fp32", "model.hidden_size=16"),
@@ -108,6 +111,24 @@ def test_a_resumed_run_keeps_its_own_and_drops_what_lay_beyond_its_checkpoint(co
         assert "another life" not in (one.model / "README.md").read_text()
 
 
+def test_a_run_that_is_killed_while_one_is_written_ends_the_same(corpus, tmp_path):
+    said = ["budget.steps=8", "checkpoint.log_spaced=4", "checkpoint.every_steps=3"]
+    run(tmp_path / "whole", corpus, "gpt", *said)
+
+    def work() -> None:
+        kill_at(hub_folder, "_move", 3)
+        run(tmp_path / "cut", corpus, "gpt", *said)
+
+    assert ended(fork(work)) == -signal.SIGKILL
+    (half,) = (tmp_path / "cut" / "checkpoints").glob(".step-*")
+    assert half.name.startswith(".step-4.")
+    run(tmp_path / "cut", corpus, "gpt", *said, resuming=True)
+    whole, cut = (
+        sorted(p.relative_to(f) for p in f.rglob("*")) for f in (tmp_path / "whole", tmp_path / "cut")
+    )
+    assert cut == whole
+
+
 def test_their_time_is_not_the_trainings(tmp_path):
     class Module:
         progress, left_out = 1.0, 0.0
@@ -122,20 +143,28 @@ def test_their_time_is_not_the_trainings(tmp_path):
     class Trainer:
         is_global_zero = True
 
+        class strategy:
+            barrier = staticmethod(lambda: met.append(True))
+
     def export(to: Path) -> None:
-        to.mkdir(parents=True)
+        if Trainer.is_global_zero:
+            to.mkdir(parents=True)
         waited.append(torch.ones(3).sum())
 
     waited: list = []
+    met: list = []
     module = Module()
     callback = LogSpaced(tmp_path, 1, export)
     callback.on_train_batch_end(Trainer(), module)  # type: ignore[arg-type]
     callback.on_train_batch_end(Trainer(), module)  # type: ignore[arg-type]
-    assert len(waited) == 1
+    assert len(waited) == len(met) == 1
     assert module.left_out > 0
-    Trainer.is_global_zero = False
+    Trainer.is_global_zero, module.left_out = False, 0.0
+    # another rank has its part of the weights to give, writes nothing, and waits for the one that writes
     LogSpaced(tmp_path / "other", 1, export).on_train_batch_end(Trainer(), module)  # type: ignore[arg-type]
-    assert len(waited) == 1
+    assert len(waited) == len(met) == 2
+    assert module.left_out > 0
+    assert not (tmp_path / "other").exists()
 
 
 def test_yardsticks_along_the_way(corpus, tmp_path, capsys):

@@ -118,12 +118,12 @@ class BudgetBar(Callback):
 
 
 class LogSpaced(Callback):
-    """Exports the weights when 1, 1/2, 1/4, … of the budget is spent; rank zero alone writes.
+    """Exports the weights when 1, 1/2, 1/4, … of the budget is spent.
 
     Args:
         folder: the run folder.
         count: how many, the last at the end of the budget.
-        export: writes the weights as they are now to a folder.
+        export: called on every rank; writes the weights as they are now to a folder, on rank zero.
     """
 
     def __init__(self, folder: Path, count: int, export: Callable[[Path], object]) -> None:
@@ -148,13 +148,15 @@ class LogSpaced(Callback):
         if not reached:
             return
         self._left = self._left[len(reached) :]
+        began = time.perf_counter()
+        ledger = pl_module.ledger
+        target = self._folder / f"step-{ledger.steps}"
         if trainer.is_global_zero:
-            began = time.perf_counter()
-            ledger = pl_module.ledger
-            target = self._folder / f"step-{ledger.steps}"
             shutil.rmtree(target, ignore_errors=True)
-            self._export(target)
+        self._export(target)
+        if trainer.is_global_zero:
             record = {"fraction": reached[-1], **ledger.state_dict()}
             with whole(target / LEDGER) as beside:
                 beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            pl_module.leave_out(time.perf_counter() - began)
+        trainer.strategy.barrier()  # or what the others wait would count as their training
+        pl_module.leave_out(time.perf_counter() - began)

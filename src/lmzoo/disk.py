@@ -150,7 +150,7 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-LEFTOVERS = (".*.new", "checkpoints/.*.new", "nonfinite/.*.new", ".model.*")
+LEFTOVERS = (".*.new", "checkpoints/.*.new", "checkpoints/.step-*", "nonfinite/.*.new", ".model.*")
 """Names under which files and folders of a run are built; only a killed process leaves them."""
 
 
@@ -172,15 +172,16 @@ def try_to_write(folder: Path) -> None:
         raise
 
 
-def refuse_without_room(folder: Path, parameter_bytes: int) -> None:
+def refuse_without_room(folder: Path, parameter_bytes: int, exports: int = 1) -> None:
     """Refuse a run whose files will not fit, before it has cost anything.
 
     A checkpoint holds the weights and at most two moments of each. Three are kept (last, previous, best)
-    while a fourth is written, and the export holds the weights once more.
+    while a fourth is written, and each export holds the weights once more.
 
     Args:
         folder: the run's.
         parameter_bytes: of all weights.
+        exports: how many the run writes: one at its end, and those of ``checkpoint.log_spaced``.
 
     Raises:
         LmzooError: too little room, or too low a limit on the size of a file.
@@ -190,12 +191,13 @@ def refuse_without_room(folder: Path, parameter_bytes: int) -> None:
         path.stat().st_size for name in ("checkpoints", "model") for path in (folder / name).rglob("*")
         if path.is_file()
     )  # fmt: skip
-    needed = 4 * checkpoint + parameter_bytes - there
+    needed = 4 * checkpoint + exports * parameter_bytes - there
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LmzooError(
             f"{folder} is on a disk with {size(free)} free, and the run needs {size(needed)}: four "
-            f"checkpoints of {size(checkpoint)} and an export; make room, or choose another hydra.run.dir="
+            f"checkpoints of {size(checkpoint)} and {'an export' if exports == 1 else f'{exports} exports'}; "
+            "make room, or choose another hydra.run.dir="
         )
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and limit < checkpoint:

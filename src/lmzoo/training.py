@@ -98,7 +98,8 @@ def _train(config: TrainConfig, folder: Path, resuming: bool, first: bool) -> di
     module = build_module(config, store)
     module.nonfinite.folder = folder / NONFINITE
     if first:
-        refuse_without_room(folder, sum(p.numel() * p.element_size() for p in module.parameters()))
+        parameter_bytes = sum(p.numel() * p.element_size() for p in module.parameters())
+        refuse_without_room(folder, parameter_bytes, exports=1 + config.checkpoint.log_spaced)
     vectors_found = record.get("vectors_found")
     if saved is None and config.model.vectors is not None:
         vectors_found = fill_from_file(module.backbone, store.tokenizer, config.model.vectors)
@@ -121,7 +122,9 @@ def _train(config: TrainConfig, folder: Path, resuming: bool, first: bool) -> di
     )
 
     def export(to: Path) -> None:
-        export_model(to, module, config.model, config.seq_len, store.tokenizer, run_config=described)
+        whole = gathered(module, lambda: build_module(config, store))
+        if first and whole is not None:
+            export_model(to, whole, config.model, config.seq_len, store.tokenizer, run_config=described)
 
     exit_code, preempted = 1, False
     try:
