@@ -106,6 +106,26 @@ def test_the_one_before_is_kept_on_a_disk_without_links_too(tmp_path, monkeypatc
     assert read_checkpoint_file(tmp_path / "last.ckpt") == {"step": 3}
 
 
+def test_a_file_takes_the_place_of_a_folder_of_shards_whatever_came_before(tmp_path):
+    """As where a run of one process went on by FSDP, and goes on in one process again."""
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for before in ("a file", "a folder", "nothing"):
+        for path in (last, previous):
+            disk.remove(path)
+        last.mkdir()
+        (last / "shard").touch()
+        if before == "a folder":
+            previous.mkdir()
+        elif before == "a file":
+            previous.touch()
+        WholeCheckpoints().save_checkpoint({"step": 2}, last)
+        assert read_checkpoint_file(last) == {"step": 2}
+        assert [path.name for path in previous.iterdir()] == ["shard"]
+        WholeCheckpoints().save_checkpoint({"step": 3}, last)
+        assert read_checkpoint_file(previous) == {"step": 2}
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
 def test_what_was_read_is_handed_on_once(written):
     saved = Saved(written, read_checkpoint_file(written))
     reader = WholeCheckpoints(saved)

@@ -71,7 +71,7 @@ def whole_file(path: Path, predecessor: Path | None = None) -> Iterator[BinaryIO
         if predecessor is not None and path.exists():
             _keep(path, predecessor)
         os.replace(beside, path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -86,8 +86,8 @@ def _beside(path: Path) -> Path:
 
 def _keep(path: Path, predecessor: Path) -> None:
     beside = _beside(predecessor)
-    if predecessor.is_dir():
-        shutil.rmtree(predecessor)
+    if path.is_dir() or predecessor.is_dir():  # a folder takes no file's place, nor a file a folder's
+        remove(predecessor)
     try:
         os.link(path, beside)  # a second name, so that there is a file under the first at every moment
     except OSError:  # a folder, or a disk without such links
@@ -97,7 +97,8 @@ def _keep(path: Path, predecessor: Path) -> None:
     beside.unlink(missing_ok=True)  # replacing a name by another of the same file does nothing
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring to the disk which names are in a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
