@@ -6,6 +6,7 @@ Two processes are started once a test, and do all of its runs one after the othe
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -349,6 +350,21 @@ def test_where_the_disk_takes_no_more_the_last_checkpoint_stays(folder):
     assert read_checkpoint(folder)["ledger"] == {"steps": 3}
     assert read_checkpoint(folder.with_name("previous.ckpt"))["ledger"] == {"steps": 1}
     assert {path.name for path in folder.parent.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_a_folder_is_on_the_disk_before_it_counts(folder, monkeypatch):
+    module, optimizer = small_sharded(seed=2)
+    synced, whole = [], os.fsync
+
+    def fsync(handle):
+        synced.append(os.readlink(f"/proc/self/fd/{handle}").removesuffix(".tmp"))
+        whole(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_folder(folder, module, optimizer, {"ledger": {"steps": 2}, "lmzoo": {}})
+    new = folder.with_name(".last.ckpt.new")
+    assert set(synced[:-1]) == {str(new), *(str(new / path.name) for path in folder.iterdir())}
+    assert synced[-1] == str(folder.parent)  # which knows it by its own name now
 
 
 # ---------------------------------------------------------------------------------- the pieces

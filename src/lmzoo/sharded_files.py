@@ -21,7 +21,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from lmzoo.disk import remove
+from lmzoo.disk import remove, sync_folder
 from lmzoo.errors import LmzooError
 from lmzoo.hub.files import unpickle
 from lmzoo.sharded_index import (
@@ -43,7 +43,7 @@ WEIGHTS, OPTIMIZER = "weights", "optimizer"
 
 
 def put_in_place(new: Path, path: Path, keep: bool = True) -> None:
-    """Move a finished checkpoint, file or folder, to its place.
+    """Move a finished checkpoint, a folder, to its place.
 
     Folders cannot be exchanged in one move: for the moment between two, only the one before is there.
 
@@ -54,10 +54,12 @@ def put_in_place(new: Path, path: Path, keep: bool = True) -> None:
     """
     kept = keep and path.name == LAST_NAME
     aside = path.with_name(PREVIOUS_NAME if kept else f".{path.name}.old.new")
+    sync_folder(new)
     if path.exists():
         remove(aside)
         path.rename(aside)
     new.rename(path)
+    sync_folder(path.parent)
     if not kept:
         remove(aside)
 
