@@ -110,11 +110,13 @@ def test_a_sweep_in_two_processes_with_a_failing_job(script):
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: job 1 (seed=2 hardware=ddp): the loss is not finite",
-        "error: 1 of 3 jobs failed: job 1 (seed=2 hardware=ddp)",
+        "error: 1 of 3 jobs failed: job 1 (seed=2 hardware=ddp); run them again by "
+        f"sweep.resume={Path.cwd() / 'sweep'}",
     ]
     check_ranks(Path("sweep/0"), 1, resuming=False)
     check_ranks(Path("sweep/2"), 4, resuming=False)
-    assert sorted(path.name for path in Path("sweep").iterdir()) == ["0", "2", "multirun.yaml"]
+    left = ["0", "2", "jobs", "multirun.yaml", "sweep.json"]
+    assert sorted(path.name for path in Path("sweep").iterdir()) == left
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["sweep", "train.py"]
 
 
