@@ -20,6 +20,8 @@ from test_minimal_pairs import sharpened
 pytestmark = pytest.mark.slow
 ROWS = 2048
 """Of a batch."""
+POSITIONS = 128
+"""Of a table of learned ones: the longest sentence has 42 tokens, and one that is cut is no whole sentence."""
 CLOSE = 2e-3
 """Nats by which two scores of a pair may differ in 32 bits, whatever the order of their sums."""
 
@@ -89,13 +91,14 @@ def theirs(folder: Path, kind: str, texts: list[str], special) -> np.ndarray:
 @torch.no_grad()
 def test_every_pair_comes_out_as_transformers_computes_it(form, kind, limit, blimp, english, tmp_path):
     folder = made_folder(tmp_path, english, form, foreign=False)
-    sharpened(folder, form, english)
+    sharpened(folder, form, english, POSITIONS)
     measured = minimal_pairs(lmzoo.load(folder), Asked(pairs=blimp, limit=limit))
     pairs = list(read_pairs(blimp, limit))
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     scores = theirs(folder, kind, texts, english.special).reshape(-1, 2)
     ours = np.array([(item["good"], item["bad"]) for item in measured.items])
     assert len(ours) == 67 * (limit or 1000)
+    assert measured.parts["cut"] == measured.parts["without_tokens"] == 0
     assert np.abs(ours - scores).max() < CLOSE
     right = scores[:, 0] > scores[:, 1]
     decided = np.abs(scores[:, 0] - scores[:, 1]) > CLOSE

@@ -150,13 +150,13 @@ def test_a_hugging_face_folder_scores_as_transformers_computes_it(form, tokenize
             assert (ours[0].nats[way] > ours[1].nats[way]) == (want[0] > want[1])
 
 
-def sharpened(folder: Path, form: str, tokenizer) -> None:
-    """Write the folder anew with weights whose guesses are far apart."""
+def sharpened(folder: Path, form: str, tokenizer, positions: int = 40) -> None:
+    """Write the folder anew with weights whose guesses are far apart; learned positions are so many."""
     family, objective = FORMS[form]
-    learned = {"max_positions": 40} if form in ("bert", "gpt2") else {}
+    learned = {"max_positions": positions} if form in ("bert", "gpt2") else {}
     model = language_model(family, objective, tokenizer, sharpness=8.0, **learned)
-    config = complete(model.engine.module.backbone.encoder.config, size=None, pairs=False, seq_len=40)
-    export_model(folder, model.engine.module, config, 40, tokenizer)
+    config = complete(model.engine.module.backbone.encoder.config, size=None, pairs=False, seq_len=positions)
+    export_model(folder, model.engine.module, config, positions, tokenizer)
 
 
 # ---------------------------------------------------------------------------------- the yardstick
