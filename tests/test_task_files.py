@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -154,6 +155,16 @@ def test_a_yaml_of_ones_own_finds_its_files_beside_it(small):
     assert (len(data.scored), data.scored_part) == (6, "valid")
     assert data.labels == ["even", "odd"]
     assert data.scored[0] == Labelled("scored:1", ("sentence 100",), "even")
+
+
+def test_the_yaml_in_the_documents_is_a_task(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "yardsticks.md").read_text(encoding="utf-8")
+    (yaml,) = re.findall(r"```yaml\n(# reviews\.yaml\n.*?)```", page, re.DOTALL)
+    for part, count in (("train", 30), ("dev", 5)):
+        write(tmp_path / f"reviews.{part}.tsv", sentences(count).replace("label", "stars"))
+    data = load_task(str(write(tmp_path / "reviews.yaml", yaml)), None)
+    assert (data.config.name, data.scored_part, len(data.scored)) == ("reviews", "valid", 5)
+    assert data.labels == ["even", "odd"]
 
 
 def test_files_given_win_and_lie_in_the_working_folder(small, tmp_path, monkeypatch):

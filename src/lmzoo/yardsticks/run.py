@@ -92,7 +92,7 @@ def evaluate(
             if measured.figure is not None and not math.isfinite(measured.figure):
                 raise LmzooError(f"{name} is {measured.figure}; take precision=fp32, or sound weights")
             seconds = time.perf_counter() - began
-            save(folder, name, measured, _header(model, seconds), snapshot)
+            save(folder, name, measured, _header(model, asked, seconds), snapshot)
         except LmzooError as error:
             if refused is None:
                 raise
@@ -179,7 +179,7 @@ def batch_tokens_of(device: str) -> int:
     return 2048 if device.startswith("cpu") else 16384
 
 
-def _header(model: LanguageModel, seconds: float) -> dict[str, object]:
+def _header(model: LanguageModel, asked: Asked, seconds: float) -> dict[str, object]:
     engine = model.engine
     precisions = {"None": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
     return {
@@ -188,6 +188,7 @@ def _header(model: LanguageModel, seconds: float) -> dict[str, object]:
         "version": __version__,
         "device": str(engine.device),
         "precision": precisions[str(engine.dtype)],
+        "limit": asked.limit,
         "seconds": round(seconds, 3),
     }
 
