@@ -18,6 +18,7 @@ from lmzoo.inference.engine import Engine
 from lmzoo.inference.reading import Reader
 from lmzoo.nn.char_cnn import CharCnn
 from lmzoo.nn.config import LstmConfig, ModelConfig
+from lmzoo.progress import say
 from lmzoo.tasks.encode import Frame, Framed, frame, row_limit
 from lmzoo.tasks.examples import Example, TaskData
 from lmzoo.tasks.features import Features, Keep, weights_hash
@@ -152,10 +153,13 @@ class Trial:
             found = Features(engine, framed, keep, self.store, weights=weights, what=what)
             if not found.kept:
                 size = 2 * found.shape[0] * found.shape[1] * found.shape[2] / 2**30
-                self.notes.append(
+                what = (
                     f"features of {size:.1f} GB do not fit into features_gigabytes="
-                    f"{self.settings.features_gigabytes:g} and were computed anew in every epoch"
+                    f"{self.settings.features_gigabytes:g} and are computed anew in every epoch"
                 )
+                if what not in self.notes:  # the random twin's are as large
+                    self.notes.append(what)
+                    say(f"note: {what}; more room is quicker")  # now: it may take hours
             self._features[key] = found
         return self._features[key]
 
