@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ROWS = 2048
 """Of a batch."""
 POSITIONS = 128
-"""Of a table of learned ones: the longest sentence has 42 tokens, and one that is cut is no whole sentence."""
+"""Of a table of learned ones: some sentences have more than 40 tokens, and transformers reads none that does not fit."""
 CLOSE = 2e-3
 """Nats by which two scores of a pair may differ in 32 bits, whatever the order of their sums."""
 
