@@ -480,7 +480,7 @@ def test_other_files_can_be_scored(model_folder, task_file, tmp_path, capsys):
         f"task.root={tmp_path}",
     ]
     command.main([*argv, "epochs=1", "seeds=1", "random_control=false", f"cache_dir={tmp_path}/cache"])
-    assert "1 items of the valid part" in capsys.readouterr().out
+    assert "1 item of the valid part" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,12 @@ def test_labels_of_the_yaml_keep_their_order_and_refuse_others(tmp_path, small):
     assert "train.tsv:2: the label 'even' is not among the task's labels" in refusal(str(few), None)
 
 
+def test_a_label_that_training_lacks_is_refused_with_those_it_has(tmp_path, small):
+    named = write(tmp_path / "named.yaml", SENTENCES + "labels: [even, odd, prime]\n")
+    write(tmp_path / "dev.tsv", "text\tlabel\na\teven\nb\tblue\n")
+    assert "does not occur in training, which has even, odd; mend it" in refusal(str(named), None)
+
+
 def test_a_regression_wants_numbers(tmp_path):
     yaml = (
         "shape: pair\ntexts: [a, b]\nlabel: score\nregression: true\nmetric: pearson_spearman\n"
@@ -591,6 +597,12 @@ def test_limit_cuts_each_part_and_never_moves_an_item(small):
     kept = len(cut.train) + len(cut.stop) + len(cut.scored)
     assert cut.counts == {"left_out_by_limit": 46 - kept}
     assert cut.labels == whole.labels
+
+
+def test_what_training_has_too_is_counted_among_what_the_limit_leaves(tmp_path, small):
+    write(tmp_path / "dev.tsv", sentences(6))
+    assert load_task(small, None).counts == {"scored_also_in_train": 6}
+    assert load_task(small, None, limit=2).counts.get("scored_also_in_train", 0) <= 2
 
 
 def test_the_hash_is_of_what_is_scored(tmp_path, small):

@@ -71,15 +71,15 @@ def load_task(
     labels = _labels(config, learned)
     _check_scored(config, labels, learned, scored, counts)
     learned, stop = cut(learned, "stop", STOP_FRACTION)
-    same, sharing = seen_in_training([*learned, *stop], scored)
-    counts["scored_also_in_train"] = same
-    if config.shape in ("pair", "spans"):
-        counts["scored_sharing_a_text_with_train"] = sharing
     if limit is not None:
         before = len(learned) + len(stop) + len(scored)
         learned = first_by_hash(learned, limit, f"limit {seed}")
         stop, scored = first_by_hash(stop, limit, "limit"), first_by_hash(scored, limit, "limit")
         counts["left_out_by_limit"] = before - len(learned) - len(stop) - len(scored)
+    same, sharing = seen_in_training([*learned, *stop], scored)
+    counts["scored_also_in_train"] = same
+    if config.shape in ("pair", "spans"):
+        counts["scored_sharing_a_text_with_train"] = sharing
 
     examples = [item.example for item in scored]
     return TaskData(
@@ -181,8 +181,8 @@ def _check_scored(
         else:
             raise LmzooError(
                 f"{places[0]}: the label {label!r} ({_items_of(len(places))} of the scored part) does not "
-                f"occur in training, which has {', '.join(labels)}; mend it, or name all in the task's "
-                "labels, or this one in its skip_labels"
+                f"occur in training, which has {', '.join(sorted(trained))}; mend it, or name all in the "
+                "task's labels, or this one in its skip_labels"
             )
 
 

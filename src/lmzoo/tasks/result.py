@@ -276,7 +276,8 @@ def table(result: Result, place: Path) -> str:
     parts += [f"note  {note}" for note in result.notes]
     parts += [
         "",
-        f"{result.items:,} items of the {result.scored_part} part, {result.seconds:.0f} s",
+        f"{result.items:,} item{'' if result.items == 1 else 's'} of the {result.scored_part} part, "
+        f"{result.seconds:.0f} s",
         f"result  {place}",
     ]
     return "\n".join(parts)
