@@ -8,6 +8,7 @@ import torch
 from builders import PAIRS, batch_of
 from inference_models import TEXTS, language_model
 from lmzoo.errors import LmzooError
+from lmzoo.inference import score as score_module
 
 
 def log_probabilities(model, row: list[int], place: int, part: str) -> torch.Tensor:
@@ -107,6 +108,29 @@ def test_neither_batch_nor_order_changes_a_score(objective, tokenizer):
     assert model.score(TEXTS) == pytest.approx(alone, rel=1e-4)
     assert model.score(TEXTS, batch_tokens=1) == pytest.approx(alone, rel=1e-4)
     assert model.score(TEXTS[::-1])[::-1] == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize(("family", "objective"), [("gpt", "clm"), ("elmo", "bilm")])
+def test_texts_that_begin_alike_are_asked_for_their_beginning_once(
+    family, objective, tokenizer, monkeypatch
+):
+    model = language_model(family, objective, tokenizer)
+    texts = ["the cat sat", "the cat", "the cat sat", "the dog sat", "", "a cat sat"]
+    alone = [score for text in texts for score in model.score([text], ending=True, details=True)]
+    asked = []
+    whole = score_module.log_probabilities
+
+    def counted(engine, states, targets):
+        asked.append(len(targets))
+        return whole(engine, states, targets)
+
+    monkeypatch.setattr(score_module, "log_probabilities", counted)
+    for one, together in zip(alone, model.score(texts, ending=True, details=True), strict=True):
+        assert together.token_nats == pytest.approx(one.token_nats, abs=1e-5)
+        assert together.ending == pytest.approx(one.ending, abs=1e-5)
+        assert together.nats == pytest.approx(one.nats, abs=1e-5)
+    directions = 2 if objective == "bilm" else 1
+    assert sum(asked) < directions * sum(one.tokens + 1 for one in alone)
 
 
 def test_an_objective_that_is_not_known_is_refused_with_those_that_can(tokenizer):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -88,16 +89,28 @@ def _neighbour_scores(
     opened = engine.has_opening
     rows = [engine.row(inputs, opened=opened) for inputs in readings.inputs]
     parts = DIRECTIONS[engine.name]
+    alike = _alike(readings.inputs)
     found: list[dict[str, list[float]]] = [{} for _ in rows]
     for group in by_length([len(row) for row in rows], batch_tokens):
         batch = engine.batch([rows[i] for i in group], readings)
         with engine.running():
             hidden = engine.backbone(batch)
             for part in parts:
-                asked = [_asked(engine, readings.ids[i], part, ending) for i in group]
+                known = [0 if part == "backward" else alike[i][1] for i in group]
+                asked = [
+                    _asked(engine, readings.ids[i], part, ending, skip)
+                    for i, skip in zip(group, known, strict=True)
+                ]
                 for i, nats in zip(group, _nats(engine, hidden, part, asked), strict=True):
-                    # without a token before it, the first is given and costs nothing
-                    found[i][part] = nats if opened or not readings.ids[i] else [0.0, *nats]
+                    found[i][part] = nats
+    for i, (before, shared) in alike.items():
+        for part in parts:
+            if part != "backward":
+                found[i][part] = found[before][part][:shared] + found[i][part]
+            if not opened and readings.ids[i] and not (shared and part != "backward"):
+                found[i][part].insert(
+                    0, 0.0
+                )  # without a token before it, the first is given and costs nothing
     for i in range(len(rows)):
         directions = {part: found[i][part] for part in parts}
         ends = None
@@ -106,16 +119,34 @@ def _neighbour_scores(
         yield _summed(engine, readings, i, directions, ends)
 
 
-def _asked(engine: Engine, ids: list[int], part: str, ending: bool) -> tuple[list[int], int]:
+def _alike(texts: Sequence[Sequence[int]]) -> dict[int, tuple[int, int]]:
+    """Of each text, one that begins like it and comes before it here, and how many tokens they share.
+
+    The past sees the same before all of these, so that the vocabulary, which is most of a small model's
+    work, is asked about them once: of minimal pairs a third.
+    """
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    found = {}
+    for before, i in zip([order[0], *order] if order else [], order, strict=False):
+        same = zip(texts[before], texts[i], strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same)) if i != before else 0
+        found[i] = before, shared
+    return found
+
+
+def _asked(engine: Engine, ids: list[int], part: str, ending: bool, known: int = 0) -> tuple[list[int], int]:
     """The tokens that are predicted in a row, and the place from which the first is; the others follow.
+
+    The past is not asked about the first ``known`` tokens.
 
     A row is [CLS], the text, and for two directions [SEP]; the past predicts from the place before a
     token, the future from the place after it.
     """
     if part == "backward":
         return ([engine.special.cls, *ids], 1) if ending else (ids, 2)
-    asked = ids if engine.has_opening else ids[1:]
-    return ([*asked, engine.special.sep] if ending else asked), 0
+    first = known if engine.has_opening else max(known, 1)
+    asked = ids[first:]
+    return ([*asked, engine.special.sep] if ending else asked), first - (not engine.has_opening)
 
 
 def _nats(engine: Engine, hidden: Hidden, part: str, asked: list[tuple[list[int], int]]) -> list[list[float]]:
