@@ -111,9 +111,7 @@ def test_neither_batch_nor_order_changes_a_score(objective, tokenizer):
 
 
 @pytest.mark.parametrize(("family", "objective"), [("gpt", "clm"), ("elmo", "bilm")])
-def test_texts_that_begin_alike_are_asked_for_their_beginning_once(
-    family, objective, tokenizer, monkeypatch
-):
+def test_texts_that_begin_alike_are_asked_for_their_beginning_once(family, objective, tokenizer, monkeypatch):
     model = language_model(family, objective, tokenizer)
     texts = ["the cat sat", "the cat", "the cat sat", "the dog sat", "", "a cat sat"]
     alone = [score for text in texts for score in model.score([text], ending=True, details=True)]
