@@ -20,6 +20,8 @@ MODELS = {
     "learned": ("gpt", {"positions": "learned", "embedding_norm": False}),
     "sinusoidal_post": ("gpt", {"positions": "sinusoidal", "norm_placement": "post", "activation": "relu"}),
     "no_positions": ("gpt", {"positions": "none"}),
+    "alibi": ("gpt", {"positions": "alibi", "norm": "rms", "activation": "swiglu"}),
+    "query_key_norm": ("gpt", {"query_key_norm": True}),
     "gpt_2018": ("gpt_2018", {}),
     "gpt2": ("gpt2", {}),
     "elmo": ("elmo", {}),

@@ -31,6 +31,8 @@ CHOICES = {
     "sinusoidal masked": ("bert", "mlm", {"positions": "sinusoidal"}),
     "sinusoidal causal": ("gpt", "clm", {"positions": "sinusoidal", "activation": "relu", "bias": True}),
     "post-norm apart": ("gpt", "bilm", {"norm_placement": "post", "positions": "learned"}),
+    "alibi": ("bert", "mlm", {"positions": "alibi", "norm": "rms", "activation": "swiglu"}),
+    "alibi causal": ("gpt", "clm", {"positions": "alibi", "query_key_norm": True}),
     "untied": ("bert", "mlm", {"tied": False, "decoder_bias": True, "head": "plain"}),
     "recurrent with positions": ("elmo", "bilm", {"positions": "learned"}),
 }

@@ -118,8 +118,9 @@ def test_attention_equals_the_formula():
         {"norm_placement": "post", "activation": "gelu", "bias": True, "positions": "learned"},
         {"norm_placement": "pre", "activation": "relu", "bias": True, "positions": "sinusoidal"},
         {"embedding_norm": False, "activation": "gelu", "positions": "none"},
+        {"norm": "rms", "activation": "swiglu", "positions": "alibi", "query_key_norm": True},
     ],
-    ids=["bert_2018", "relu", "bare"],
+    ids=["bert_2018", "relu", "bare", "llama_like"],
 )
 def test_the_published_choices_are_config_of_the_same_class(choices):
     config = replace(SMALL["bert"], num_segments=0, max_positions=9, **choices)

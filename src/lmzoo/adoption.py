@@ -22,7 +22,7 @@ _NOT_ADOPTED = ("name", "vectors", "freeze_vectors")
 
 _ARCHITECTURE = (
     *("embedding", "positions", "embedding_norm", "tied", "head", "decoder_bias"),
-    *("norm_placement", "activation", "bias"),
+    *("norm_placement", "norm", "query_key_norm", "activation", "bias"),
 )
 """What a model's YAML chooses and no tensor's shape may show."""
 

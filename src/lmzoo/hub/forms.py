@@ -49,7 +49,7 @@ class Form:
         return found
 
 
-_COMMON = {"embedding": ("table",)}
+_COMMON = {"embedding": ("table",), "norm": ("layer",), "query_key_norm": (False,)}
 _GPT = _COMMON | {
     "positions": ("learned",),
     "embedding_norm": (False,),

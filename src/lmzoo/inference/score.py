@@ -125,7 +125,7 @@ def _alike(texts: Sequence[Sequence[int]]) -> dict[int, tuple[int, int]]:
     The past sees the same before all of these, so that the vocabulary, which is most of a small model's
     work, is asked about them once: of minimal pairs a third.
     """
-    order = sorted(range(len(texts)), key=texts.__getitem__)
+    order = sorted(range(len(texts)), key=lambda i: list(texts[i]))
     found = {}
     for before, i in zip([order[0], *order] if order else [], order, strict=False):
         same = zip(texts[before], texts[i], strict=False)

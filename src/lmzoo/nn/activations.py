@@ -44,9 +44,21 @@ def geglu(x: Tensor) -> Tensor:
     return F.gelu(raised) * gate
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """(..., 2·F) to (..., F): x σ(x) of one half gated by the other (Shazeer 2020, equation 6)."""
+    raised, gate = x.chunk(2, dim=-1)
+    return F.silu(raised) * gate
+
+
 ACTIVATIONS = cast(
     dict[str, Callable[[Tensor], Tensor]],
-    {"relu": F.relu, "gelu": F.gelu, "geglu": geglu, "gelu_tanh": partial(F.gelu, approximate="tanh")},
+    {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": partial(F.gelu, approximate="tanh"),
+        "geglu": geglu,
+        "swiglu": swiglu,
+    },
 )
-GATED = ("geglu",)
+GATED = ("geglu", "swiglu")
 """Activations that take twice the width that they give."""

@@ -36,7 +36,10 @@ class Visible:
     allowed: Tensor | None
     """(B or 1, 1, T, K) bool; None where one of the last two says it."""
     bias: Tensor | None = None
-    """(B or 1, 1, T, K) 0 where allowed and -inf elsewhere, in the products' type; None if all is allowed."""
+    """(B or 1, 1 or H, T, K) what is added to the scores, in the products' type: -inf where not allowed; None
+    if all is allowed."""
+    weighs: bool = False
+    """Whether the bias says more than what is allowed: see ``lmzoo.nn.alibi``."""
     causal: bool = False
     """Without ``allowed``: whether a query sees no later key; else it sees all."""
     blocks: BlockMask | None = None
@@ -157,10 +160,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Visible, dropout:
         # PyTorch's kernel would stand as it is between fused others
         assert visible.allowed is not None
         scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
+        if visible.weighs and visible.bias is not None:
+            scores = scores + visible.bias
         weights = scores.masked_fill(~visible.allowed, float("-inf")).softmax(-1)
         return F.dropout(weights, dropout) @ value
+    mask = visible.bias if visible.weighs else visible.allowed
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=visible.allowed, dropout_p=dropout, is_causal=visible.causal
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=visible.causal
     )
 
 

@@ -81,7 +81,7 @@ class TransformerConfig(ModelConfig):
     """The Transformer; the defaults are the controlled line's (ModernBERT, Warner et al. 2024)."""
 
     contexts: ClassVar[tuple[Context, ...]] = (Context.PAST, Context.FULL, Context.APART)
-    position_choices: ClassVar[tuple[str, ...]] = ("rotary", "learned", "sinusoidal", "none")
+    position_choices: ClassVar[tuple[str, ...]] = ("rotary", "alibi", "learned", "sinusoidal", "none")
 
     num_heads: int | None = None
     ffn_size: int | None = None
@@ -90,8 +90,12 @@ class TransformerConfig(ModelConfig):
     rotary_base: float = 10000.0
     norm_placement: str = "pre"
     """`pre` or `post`: the norm before each block, or after its residual sum."""
+    norm: str = "layer"
+    """`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019: no mean taken off)."""
+    query_key_norm: bool = False
+    """Whether each head's queries and keys are normed, which bounds the scores (Henry et al. 2020)."""
     activation: str = "geglu"
-    """`geglu`, `gelu`, `gelu_tanh` (the approximation of the GPTs) or `relu`."""
+    """`geglu`, `swiglu`, `gelu`, `gelu_tanh` (the approximation of the GPTs) or `relu`."""
     bias: bool = False
     scale_residual: bool = True
     """Whether initial matrices that write to the residual path are divided by √(2 · layers) (GPT-2)."""

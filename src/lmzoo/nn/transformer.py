@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lmzoo.nn.activations import ACTIVATIONS, GATED
-from lmzoo.nn.attention import Visible, attend, product_type, rotary_tables, see, split_heads
+from lmzoo.nn.alibi import biased
+from lmzoo.nn.attention import Visible, attend, product_type, rotary_tables, rotate, see, split_heads
 from lmzoo.nn.cache import KeyValueCache, LayerMemory, past_only
 from lmzoo.nn.config import TransformerConfig
 from lmzoo.nn.dropout import Dropout
@@ -36,6 +37,9 @@ class Attention(nn.Module):
         self.dropout = config.dropout
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        head_size = config.hidden_size // config.num_heads
+        self.query_norm = make_norm(config, head_size) if config.query_key_norm else None
+        self.key_norm = make_norm(config, head_size) if config.query_key_norm else None
 
     def forward(
         self,
@@ -54,17 +58,31 @@ class Attention(nn.Module):
             memory: keys and values of earlier tokens; those of ``x`` are added to it.
             wanted: (N,) int64 places of B·T whose result is asked for; all without it.
         """
-        query, key, value = split_heads(self.qkv(x), self.num_heads, rotary)
+        query, key, value = self._heads(x, rotary)
         if memory is not None:
             key, value = memory.append(key, value)
         mixed = attend(query, key, value, seen, self.dropout if self.training else 0.0)
         return self.out(_at(mixed.transpose(1, 2).reshape(x.shape), wanted))
 
-    def weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(B, H, T, T) shares of the keys in each query's mixture, without dropout; 0 where not allowed."""
-        query, key, _ = split_heads(self.qkv(x), self.num_heads, rotary)
+    def _heads(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of (B, T, D), each (B, H, T, d)."""
+        if self.query_norm is None or self.key_norm is None:
+            return split_heads(self.qkv(x), self.num_heads, rotary)
+        query, key, value = split_heads(self.qkv(x), self.num_heads, None)
+        # autocast norms in 32 bits; the products are made of one type
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        return query, key, value
+
+    def weights(self, x: Tensor, bias: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, H, T, T) shares of the keys in each query's mixture, without dropout.
+
+        ``bias`` (B or 1, H or 1, T, T) is added to the scores: -inf where a key is not allowed.
+        """
+        query, key, _ = self._heads(x, rotary)
         scores = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
-        return scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+        return (scores + bias).softmax(-1)
 
 
 class FeedForward(nn.Module):
@@ -115,9 +133,9 @@ class Layer(nn.Module):
         x = self.attention_norm(x)
         return self.ffn_norm(self.dropout.add_to(x, self.ffn(x)))
 
-    def attention_weights(self, x: Tensor, allowed: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    def attention_weights(self, x: Tensor, bias: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, H, T, T) the weights with which ``forward`` mixes."""
-        return self.attention.weights(self.attention_norm(x) if self.pre else x, allowed, rotary)
+        return self.attention.weights(self.attention_norm(x) if self.pre else x, bias, rotary)
 
 
 def _at(x: Tensor, places: Tensor | None) -> Tensor:
@@ -125,9 +143,13 @@ def _at(x: Tensor, places: Tensor | None) -> Tensor:
     return x if places is None else x.flatten(0, 1).index_select(0, places)
 
 
-def make_norm(config: TransformerConfig) -> nn.LayerNorm:
-    assert config.hidden_size
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
+def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm | nn.RMSNorm:
+    """The config's norm, of the hidden states where no other width is said."""
+    width = width or config.hidden_size
+    assert width
+    if config.norm == "rms":
+        return nn.RMSNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
 class Transformer(nn.Module):
@@ -157,6 +179,8 @@ class Transformer(nn.Module):
         assert self.config.hidden_size and self.config.num_heads
         head_size = self.config.hidden_size // self.config.num_heads
         reason = why_not(device, dtype, head_size, self.config.dropout)
+        if self._linear:
+            reason = "it takes no biases here, and model.positions=alibi"
         self.flex = reason is None
         return reason
 
@@ -200,8 +224,7 @@ class Transformer(nn.Module):
             if trace is not None:
                 trace.layers.append((x,))
                 if trace.want_attention:
-                    allowed = visible(documents, causal=self.context is Context.PAST)
-                    weights = layer.attention_weights(before, allowed, rotary)
+                    weights = layer.attention_weights(before, self._bias(documents), rotary)
                     padding = (documents == NO_DOCUMENT)[:, None, :, None]
                     trace.attentions.append((weights.masked_fill(padding, 0.0),))
         x = self.final_norm(x)
@@ -217,9 +240,26 @@ class Transformer(nn.Module):
         causal = self.context is Context.PAST
         if self.flex:
             return Visible(None, blocks=block_mask(documents, causal=causal))
+        if self._linear:
+            return self._biased(visible(documents, causal=causal), dtype)
         if whole and documents.device.type != "cpu":  # PyTorch's quickest kernels take no mask
             return Visible(None, causal=causal)
         return see(visible(documents, causal=causal), dtype)
+
+    @property
+    def _linear(self) -> bool:
+        return self.config.positions == "alibi"
+
+    def _biased(self, allowed: Tensor, dtype: torch.dtype) -> Visible:
+        """What is allowed, each key by its distance."""
+        return Visible(allowed, biased(allowed, self.config.num_heads or 1, dtype), weighs=True)
+
+    def _bias(self, documents: Tensor) -> Tensor:
+        """(B or 1, H or 1, T, T) what is added to the scores, in 32 bits."""
+        allowed = visible(documents, causal=self.context is Context.PAST)
+        if self._linear:
+            return biased(allowed, self.config.num_heads or 1, torch.float32)
+        return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, float("-inf"))
 
     def start(self, rows: int, capacity: int) -> Cache:
         """An empty cache for up to ``capacity`` tokens of ``rows`` rows.
@@ -251,7 +291,8 @@ class Transformer(nn.Module):
         if self.context is not Context.PAST:
             raise past_only(self.context)
         assert isinstance(cache, KeyValueCache)
-        seen = see(cache.admit(is_text), product_type(x))
+        allowed, dtype = cache.admit(is_text), product_type(x)
+        seen = self._biased(allowed, dtype) if self._linear else see(allowed, dtype)
         rotary = self._rotary(x, positions)
         for layer, memory in zip(self._stack, cache.layers, strict=True):
             x = layer(x, seen, rotary, memory)
