@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from builders import PAIRS
+from lmzoo.checkpoints import read_last
 from lmzoo.config import compose, save_config
 from lmzoo.errors import LmzooError
 from lmzoo.modules import LanguageModelModule
@@ -275,6 +276,19 @@ def test_a_tokenizer_of_another_vocabulary_than_the_checkpoint_is_refused(tmp_pa
             "tokenizer.vocab_size=900",
             resuming=True,
         )
+
+
+def test_a_run_from_before_a_key_came_goes_on(tmp_path, cache, monkeypatch):
+    folder = tmp_path / "run"
+    run(folder, cache, "bert", "mlm", "budget.steps=3")
+    saved = read_last(folder)
+    del saved.content["lmzoo"]["config"]["model"]["query_key_norm"]
+    monkeypatch.setattr("lmzoo.training.read_last", lambda folder: saved)
+    assert run(folder, cache, "bert", "mlm", "budget.steps=3", resuming=True)["ledger"]["steps"] == 3
+    del saved.content["lmzoo"]["config"]["objective"]["mask_rate"]
+    saved.content["lmzoo"]["config"]["model"]["dropout"] = 0.3
+    with pytest.raises(LmzooError, match="does not fit its checkpoint: model"):
+        run(folder, cache, "bert", "mlm", "budget.steps=3", resuming=True)
 
 
 def test_another_text_a_damaged_checkpoint_and_another_model_are_refused_on_resume(tmp_path, cache):

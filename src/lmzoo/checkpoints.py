@@ -177,7 +177,10 @@ def refuse_another_run(
     record = saved.content["lmzoo"]
     before, now = record["config"], configs.to_dict(config)
     for section in ("model", "objective", "seed", "seq_len", "batch_size", "context"):
-        if before[section] != now[section]:
+        was, is_now = before[section], now[section]
+        if isinstance(was, dict):  # a key that came with a later version has its default, which is what was
+            is_now = {key: is_now.get(key) for key in was}
+        if was != is_now:
             raise LmzooError(
                 f"{folder / 'config.yaml'} does not fit its checkpoint: {section} has been changed"
             )
