@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.activation": ("geglu", "swiglu", "gelu", "gelu_tanh", "relu"),
     "model.embedding": ("table", "characters"),
     "objective.name": tuple(OBJECTIVES),
+    "objective.unit": ("token", "word", "span"),
     "data.source": SOURCES,
     "data.sentences": ("split", "lines"),
     "data.view": VIEWS,

@@ -317,6 +317,7 @@ class _FamilyModule(LanguageModelModule):
         model: ModelConfig | None = None,
         special: SpecialTokens | None = None,
         token_bytes: Tensor | None = None,
+        joints: Tensor | None = None,
         characters: Tensor | None = None,
         pairs: bool | None = None,
         seq_len: int = 128,
@@ -331,6 +332,7 @@ class _FamilyModule(LanguageModelModule):
             model: the model's config; the controlled line's by default.
             special: special tokens and vocabulary size; 8,192 pieces by default.
             token_bytes: (V,) bytes each id stands for, for bits per byte.
+            joints: (V,) uint8 which ids make one word, for `objective.unit`; see ``lmzoo.text.joints``.
             characters: (V, C) characters of every token, where ``model.embedding`` is ``characters``;
                 see ``lmzoo.nn.char_cnn.characters_of``.
             pairs: whether rows have two segments; by default, if the objective needs them.
@@ -353,7 +355,7 @@ class _FamilyModule(LanguageModelModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = build_backbone(model, chosen, special.vocab_size, characters)
-            built = build_objective(config, model, backbone.embedding, special, chosen, token_bytes)
+            built = build_objective(config, model, backbone.embedding, special, chosen, token_bytes, joints)
         super().__init__(backbone, built, seed=seed, **training)
 
 

@@ -49,6 +49,7 @@ from lmzoo.logs import build_loggers, close_loggers, wandb_link
 from lmzoo.modules import MODULES, LanguageModelModule
 from lmzoo.nn.char_cnn import characters_of
 from lmzoo.nonfinite import FOLDER as NONFINITE
+from lmzoo.objectives.config import by_words
 from lmzoo.progress import say
 from lmzoo.records import final_figures, git_commit, next_commands, write_json
 from lmzoo.settings import HardwareConfig, TrainConfig
@@ -234,6 +235,7 @@ def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
         special=special,
         characters=characters,
         token_bytes=None if token_bytes is None else torch.from_numpy(token_bytes),
+        joints=torch.from_numpy(store.tokenizer.joints()) if by_words(config.objective) else None,
         pairs=config.data.view in PAIR_VIEWS,
         seq_len=config.seq_len,
         context=config.context,

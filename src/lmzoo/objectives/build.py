@@ -23,6 +23,7 @@ def build_objective(
     special: SpecialTokens,
     context: Context,
     token_bytes: Tensor | None = None,
+    joints: Tensor | None = None,
 ) -> Objective:
     """The objective with its heads, which share the embedding's table where the model ties them."""
     match config:
@@ -38,4 +39,7 @@ def build_objective(
             raise TypeError(f"no objective is built from {type(config).__name__}")
     streams = 2 if merges and context is Context.APART else 1
     head = VocabularyHead(model, embedding, streams=streams)
-    return objective(config, model, head, special, context, token_bytes)
+    built = objective(config, model, head, special, context, token_bytes)
+    if isinstance(built, Mlm):
+        built.tell_joints(joints)
+    return built

@@ -58,6 +58,9 @@ class MlmConfig(ObjectiveConfig):
     """The share replaced by a random token."""
     keep_share: float = 0.1
     """The share left as it is; the three shares sum to 1."""
+    unit: str = "token"
+    """What is chosen as one, in training: `token`, `word` (all pieces of a word) or `span` (words in a row, of
+    geometric length, replaced or kept together: SpanBERT's)."""
 
 
 @dataclass
@@ -102,6 +105,11 @@ def choose_context(model: ModelConfig, objective: ObjectiveConfig, given: str | 
             f"choose one of: {', '.join(context.value for context in shared)}"
         )
     return Context(given)
+
+
+def by_words(objective: ObjectiveConfig) -> bool:
+    """Whether it must be told which tokens make a word."""
+    return isinstance(objective, MlmConfig) and objective.unit != "token"
 
 
 def check_vocabulary(objective: ObjectiveConfig, special: SpecialTokens) -> None:

@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lmzoo import rng
+from lmzoo.errors import LmzooError
 from lmzoo.objectives.base import Objective, Prediction, Task
 from lmzoo.objectives.config import MlmConfig
-from lmzoo.types import NO_DOCUMENT, Batch, SpecialTokens
+from lmzoo.objectives.masking import choose_spans, choose_tokens, choose_words, free_places, word_starts
+from lmzoo.types import Batch, SpecialTokens
 
 VALIDATION = MlmConfig()
 """Validation masks as BERT does, whatever the training rates, so that all runs predict the same."""
 
 
-def mask_tokens(batch: Batch, config: MlmConfig, special: SpecialTokens, key: int) -> tuple[Tensor, Tensor]:
+def mask_tokens(
+    batch: Batch, config: MlmConfig, special: SpecialTokens, key: int, joints: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Choose the positions to predict, and what stands there instead.
 
-    Each position but those of special tokens is chosen with ``mask_rate``; where a row would have
-    none, its lowest draw is taken. Of the chosen, ``mask_share`` become ``[MASK]``,
+    Each position but those of special tokens is chosen with ``mask_rate``, by the config's unit; where a row
+    would have none, its lowest draw is taken. Of the chosen, ``mask_share`` become ``[MASK]``,
     ``random_share`` a random token that is not special, the rest stay.
 
     Args:
         batch: (B, T) tokens with their rows' sample numbers.
-        config: rate and shares.
+        config: rate, shares and unit.
         special: ids that are never chosen nor drawn.
         key: of the draws; row and position are the counters.
+        joints: (V,) uint8 which ids make one word: see ``lmzoo.text.joints``; for words and spans.
 
     Returns:
         (B, T) int64 corrupted tokens, and (B, T) bool, the chosen positions.
+
+    Raises:
+        LmzooError: there are no ``joints`` where they are needed.
     """
     tokens = batch.tokens
     counters = rng.torch_counters(batch.samples, tokens.shape[1])
-    free = batch.documents != NO_DOCUMENT
-    for token in special.ids:
-        free &= tokens != token
-    draw = torch.where(free, rng.uniform(rng.key(key, "choose"), *counters), 2.0)
-    chosen = draw < config.mask_rate
-    none = ~chosen.any(1) & free.any(1)
-    chosen |= none[:, None] & (draw == draw.amin(1, keepdim=True))
-    fate = rng.uniform(rng.key(key, "fate"), *counters)
+    free = free_places(batch, special)
+    if config.unit == "token":
+        found = choose_tokens(free, config.mask_rate, key, counters)
+    else:
+        if joints is None:
+            raise LmzooError(
+                f"objective.unit={config.unit} must know which tokens make a word; "
+                "give joints=, as TextTokenizer.joints() has it"
+            )
+        first = word_starts(batch, free, joints)
+        if config.unit == "word":
+            found = choose_words(free, first, config.mask_rate, key, counters)
+        else:
+            found = choose_spans(free, first, batch.documents, config.mask_rate, key, counters)
+    chosen = found.places
+    fate = rng.uniform(rng.key(key, "fate"), *counters).gather(1, found.owner)
     assert special.mask is not None
     corrupted = torch.where(chosen & (fate < config.mask_share), special.mask, tokens)
     drawn = _ordinary_tokens(special, tokens.device)
@@ -60,9 +78,20 @@ class Mlm(Objective):
 
     token_parts = ("mlm",)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.joints: Tensor | None
+        self.register_buffer("joints", None, persistent=False)
+
+    def tell_joints(self, joints: Tensor | None) -> None:
+        """Take the (V,) table of which ids make one word, by which words and spans are found in training."""
+        self.joints = joints
+
     def prepare(self, batch: Batch, key: int, *, training: bool) -> Task:
         assert isinstance(self.config, MlmConfig)
-        corrupted, chosen = mask_tokens(batch, self.config if training else VALIDATION, self.special, key)
+        corrupted, chosen = mask_tokens(
+            batch, self.config if training else VALIDATION, self.special, key, self.joints
+        )
         places = chosen.flatten().nonzero().flatten()
         prediction = Prediction(places, batch.tokens.flatten()[places])
         return Task(batch.replace(tokens=corrupted), {"mlm": prediction}, wanted=places)

@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, processors
 from lmzoo.errors import LmzooError
 from lmzoo.text.config import TokenizerConfig, check_tokenizer
 from lmzoo.text.folders import PARTS, choose_special, open_tokenizer
+from lmzoo.text.joints import joints
 from lmzoo.text.lossless import is_lossless
 from lmzoo.text.parts import parts_of
 from lmzoo.text.readers import refuse_half_characters
@@ -145,6 +146,11 @@ class TextTokenizer:
             if part != "unk":
                 spelt[self._id(name)] = b""
         return spelt
+
+    def joints(self) -> np.ndarray:
+        """(V,) uint8 which ids make one word with their neighbours: see ``lmzoo.text.joints``."""
+        parts = json.loads(self._tokenizer.to_str())
+        return joints(self._tokenizer.get_vocab(), self.vocab_size, self.special.ids, parts)
 
     def id_bytes(self) -> np.ndarray | None:
         """(V,) int64 bytes of text that each id stands for, 0 for special tokens; None if not lossless."""
