@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from builders import PAIRS, SPECIAL, random_batch, small_module
-from lmzoo import training
+from lmzoo.kernels import choose_kernels
 from lmzoo.nn import attention, dropout
 from lmzoo.nn.activations import ACTIVATIONS
 from lmzoo.nn.attention import attend, rotary_tables, rotate, see, split_heads
 from lmzoo.nn.dropout import Dropout, keep_mask, masked, scale_of
 from lmzoo.rng import bits, fast_bits
+from lmzoo.settings import HardwareConfig
 
 
 def visible(rows: int, length: int, kind: str) -> torch.Tensor:
@@ -347,7 +348,10 @@ def test_the_ledger_does_not_count_what_is_spared(micro_batch):
 
 
 def test_that_compiling_does_not_pay_on_a_cpu_is_said_once(capsys):
-    training._tell_of_compiling(torch.device("cpu"))
+    module, compiled = small_module("bert", "mlm"), HardwareConfig(compile=True)
+    choose_kernels(module, compiled, torch.device("cpu"), "fp32")
     assert capsys.readouterr().err.count("slower") == 1
-    training._tell_of_compiling(torch.device("cuda"))
+    choose_kernels(module, compiled, torch.device("cuda"), "fp32")
+    choose_kernels(module, HardwareConfig(), torch.device("cpu"), "fp32")
     assert capsys.readouterr().err == ""
+    assert module.backbone._compiled_call_impl is not None

@@ -35,7 +35,7 @@ FLOORS: list[list[str]] = [
             "snapshots",
         ),
         *("distributed", "artifacts", "vectors", "inference", "analysis", "yardsticks", "tasks"),
-        *("disk", "signals", "checkpoint_files", "nonfinite", "records"),
+        *("disk", "signals", "checkpoint_files", "nonfinite", "records", "kernels"),
     ],
     [
         *("checks", "config", "adoption", "refusals", "folders", "help", "cli", "arguments", "checkpoints"),

@@ -44,6 +44,7 @@ from lmzoo.disk import (
 from lmzoo.distributed import as_rank_command, cluster_environment
 from lmzoo.errors import LmzooError
 from lmzoo.hub.folder import export_model, initialize_from
+from lmzoo.kernels import choose_kernels
 from lmzoo.ledger import peak_memory_bytes
 from lmzoo.logs import build_loggers, close_loggers, wandb_link
 from lmzoo.modules import MODULES, LanguageModelModule
@@ -139,11 +140,7 @@ def _train(config: TrainConfig, folder: Path, resuming: bool, first: bool) -> di
                 saved,
                 LogSpaced(folder, config.checkpoint.log_spaced, export),
             )
-            if config.hardware.attention == "flex":
-                _use_flex(module, trainer.strategy.root_device, precision)
-            if config.hardware.compile:
-                _tell_of_compiling(trainer.strategy.root_device)
-                module.backbone.compile()
+            choose_kernels(module, config.hardware, trainer.strategy.root_device, precision)
             _fit(trainer, module, datamodule, saved)
             metrics = _measure(trainer, module, datamodule, config, store)
             whole = gathered(module, lambda: build_module(config, store))
@@ -308,22 +305,6 @@ def _build_trainer(
             BudgetBar(f"{config.model.name} {config.objective.name}"),
         ],
     )
-
-
-def _tell_of_compiling(device: torch.device) -> None:
-    """One line where compiled code is slower than what it stands in for."""
-    if device.type == "cpu" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        say(
-            "hardware.compile=true on a CPU: compiled code has neither lmzoo's attention nor dropout, and "
-            "spares the last layer nothing; as a rule it is slower (docs/performance.md)"
-        )
-
-
-def _use_flex(module: LanguageModelModule, device: torch.device, precision: str) -> None:
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    reason = module.backbone.use_flex(device, dtype)
-    if reason and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        say(f"hardware.attention=flex is left out, and attention goes the usual way: {reason}")
 
 
 def _fit(
