@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,26 @@ def test_a_rank_that_fails_alone_ends_the_run_and_says_why(script):
     result = run(script, "seed=3", "hardware=ddp")
     assert result.returncode != 0
     assert "error: rank 1: the loss is not finite" in result.stderr
+
+
+def test_a_rank_ends_with_the_process_that_has_started_it(tmp_path):
+    """Rank 0 is killed before there is a group whose end the other would notice."""
+    rank = (
+        "import os, sys, time; from lmzoo.distributed import taking_part\n"
+        "with taking_part() as job: print(os.getpid(), job, flush=True); time.sleep(60)"
+    )
+    first = (
+        "import json, os, subprocess, sys, time; from lmzoo.distributed import RANK_JOB\n"
+        "os.environ[RANK_JOB] = json.dumps({'folder': 'here', 'parent': os.getpid()})\n"
+        "subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", first, rank]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        number, job = parent.stdout.readline().split(maxsplit=1)
+        assert job.strip() == "{'folder': 'here'}"
+        parent.kill()
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{number}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

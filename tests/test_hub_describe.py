@@ -16,7 +16,7 @@ import pytest
 from builders import SMALL
 from hub_folders import FORMS, edit, made_folder, module_of
 from lmzoo.errors import LmzooError
-from lmzoo.hub.describe import describe, find_model
+from lmzoo.hub.describe import LATER, describe, find_model
 from lmzoo.hub.folder import export_model, load_exported
 from lmzoo.modules import MODULES
 from lmzoo.nn.sizes import complete
@@ -184,6 +184,18 @@ def test_two_configs_in_one_that_contradict_each_other_are_refused(folder):
     made = folder(foreign=False, layer_norm_eps=0.1)
     with pytest.raises(LmzooError, match=r"says two things: lmzoo.model.norm_eps=1e-12, and BERT's .* 0.1"):
         describe(made)
+
+
+def test_a_folder_from_before_a_key_came_has_its_default(folder):
+    made = folder(foreign=False)
+    whole = describe(made)
+    said = json.loads((made / "config.json").read_text())
+    for section in ("model", "objective"):
+        for key in LATER:
+            said["lmzoo"][section].pop(key, None)
+    (made / "config.json").write_text(json.dumps(said))
+    older = describe(made)
+    assert (older.model, older.objective_config) == (whole.model, whole.objective_config)
 
 
 def test_a_folder_of_an_older_version_says_so(tmp_path):

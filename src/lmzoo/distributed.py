@@ -12,6 +12,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +32,30 @@ RANK_JOB = "LMZOO_RANK_JOB"
 SECONDS_TO_END = 60.0
 """How long rank 0 waits for the others, which do the same work, before it ends them."""
 
+SECONDS_TO_NOTICE = 0.5
+"""How often a rank that rank 0 has started looks whether it is still there."""
+
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def rank_command() -> list[str]:
     """The command of a rank above 0; all else it finds in the environment."""
     return [sys.executable, "-m", "lmzoo.train"]
+
+
+def _end_with(parent: int) -> None:
+    """End this process as soon as its parent, rank 0, has gone.
+
+    A rank that waits for a group that rank 0 has not yet made would else wait for half an hour, and hold the
+    run's folder.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_TO_NOTICE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 _relays: list[Relay] = []
@@ -55,7 +75,10 @@ def taking_part() -> Iterator[dict[str, Any] | None]:
     handed = os.environ.get(RANK_JOB)
     started = launch() if handed is None else None
     if started is None or started.processes == 1:
-        yield None if handed is None else json.loads(handed)
+        job = None if handed is None else json.loads(handed)
+        if job is not None:
+            _end_with(job.pop("parent"))
+        yield job
         return
     relay = Relay(started, cluster_environment())
     if started.rank:
@@ -122,7 +145,7 @@ def as_rank_command(folder: Path, config: dict[str, Any], resuming: bool) -> Ite
         signals.remember_ranks(processes)
 
     before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RANK_JOB)}
-    os.environ[RANK_JOB] = json.dumps(job)
+    os.environ[RANK_JOB] = json.dumps(job | {"parent": os.getpid()})
     failed = True
     try:
         # Lightning asks the one where Hydra runs and the other where it does not; the two modules

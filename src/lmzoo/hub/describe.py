@@ -193,13 +193,18 @@ def _named(kinds: Mapping[str, type], values: Any, where: str) -> Any:
     return _filled(kinds[values["name"]], values, where)
 
 
+LATER = ("norm", "query_key_norm", "unit")
+"""Keys that models from before 2026-11-21 have not, and whose defaults say what those are."""
+
+
 def _filled(kind: type, values: Any, where: str) -> Any:
-    """A dataclass from values of exactly its keys, each of its own type.
+    """A dataclass from values of its keys, each of its own type; what came with a later version has its default.
 
     Raises:
         TypeError, ValueError: a key is missing or unknown, or a value is of another type or out of bounds.
     """
     hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is not ClassVar}
+    values = {name: getattr(kind, name) for name in LATER if name in hints} | values
     for name in sorted(set(values) ^ set(hints)):
         raise ValueError(f"{where}.{name} is {'unknown' if name in values else 'missing'}")
     return kind(**{name: _checked(hints[name], value, f"{where}.{name}") for name, value in values.items()})
