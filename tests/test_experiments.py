@@ -256,7 +256,7 @@ def test_a_file_without_a_head_is_refused(tmp_path):
 
 
 def test_trials_are_of_equal_size_on_a_share_of_the_budget():
-    made = plan("which_objective", "budget.steps=50")
+    made = plan("which_objective", "budget.steps=50", "sweep.rates=[1e-3,2e-3,4e-3,8e-3]")
     assert made.experiment.search is not None
     jobs = search.trials(made.experiment.search, experiments._arms(made), made.compose)
     assert [job.cells[0] for job in jobs] == ["elmo"] * 4 + ["gpt"] * 4 + ["bert"] * 4
@@ -291,7 +291,7 @@ def trial(folder: Path, number: int, loss: float | None) -> None:
 
 
 def test_the_rate_of_the_smallest_loss_is_chosen(tmp_path, capsys):
-    made = plan("which_objective", "budget.steps=50")
+    made = plan("which_objective", "budget.steps=50", "sweep.rates=[1e-3,2e-3,4e-3,8e-3]")
     assert made.experiment.search is not None
     jobs = search.trials(made.experiment.search, experiments._arms(made), made.compose)
     for number, loss in enumerate([5, 4, 3.5, 4, 4, 5, 6, 7, None, float("nan"), 6, 5.5]):
@@ -311,7 +311,7 @@ def test_the_rate_of_the_smallest_loss_is_chosen(tmp_path, capsys):
 
 
 def test_an_arm_of_which_no_trial_ended_is_named(tmp_path):
-    made = plan("which_objective", "budget.steps=50")
+    made = plan("which_objective", "budget.steps=50", "sweep.rates=[1e-3,2e-3,4e-3,8e-3]")
     assert made.experiment.search is not None
     jobs = search.trials(made.experiment.search, experiments._arms(made), made.compose)
     for number in range(12):
