@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -363,6 +364,10 @@ def test_a_rank_takes_its_job_from_the_environment(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1234")
     with distributed.as_rank_command(folder, to_dict(config), resuming=True):
         os.environ["MASTER_PORT"] = "5678"  # as Lightning does
+        handed = json.loads(os.environ[distributed.RANK_JOB])
+        assert handed["parent"] == os.getpid()
+        # a rank is a child of rank 0, and ends with its parent; this process plays both
+        os.environ[distributed.RANK_JOB] = json.dumps(handed | {"parent": os.getppid()})
         job = Recorder()
         assert run(job, "ignored") == 0
     assert job.calls == [(config, folder, True)]

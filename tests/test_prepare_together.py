@@ -188,6 +188,8 @@ def test_a_command_ended_by_ctrl_c_leaves_nothing_half_written(
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # what a shell starts in the background ignores the signal, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         wait_until(lambda cache=cache: bool(list(cache.glob("stores/*.building/shards/*"))))
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the processes that encode, too
