@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from builders import PAIRS, SMALL, VOCAB_SIZE, batch_of, random_batch, small_module
 from lmzoo.backbone import build_backbone
 from lmzoo.nn.alibi import biased, slopes
+from lmzoo.nn.attention import rotate
 from lmzoo.nn.config import TransformerConfig
 from lmzoo.nn.transformer import Attention, Transformer
 from lmzoo.types import Context, Trace
@@ -138,6 +139,21 @@ def test_norms_and_gates_are_their_formulas():
     query, key, _ = layer.attention._heads(x[None], None)
     for heads in (query, key):
         torch.testing.assert_close(heads.square().mean(-1), torch.ones(1, 2, 3), atol=1e-3, rtol=1e-3)
+
+
+def test_normed_queries_and_keys_are_turned_by_their_positions():
+    torch.manual_seed(0)
+    config = replace(SMALL["bert"], query_key_norm=True)
+    assert isinstance(config, TransformerConfig)
+    encoder, x = Transformer(config, Context.FULL), torch.randn(1, 5, 16)
+    attention = encoder.layers[0].attention
+    raw = attention.qkv(x).view(1, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)[:2]
+    rotary = encoder._rotary(x, torch.arange(5)[None])
+    assert rotary is not None
+    for found, plain in zip(attention._heads(x, rotary), raw, strict=False):
+        normed = F.layer_norm(plain, (8,), eps=config.norm_eps)
+        torch.testing.assert_close(found, rotate(normed, *rotary))
+        assert float((found - normed).abs().max()) > 0.1
 
 
 def test_alibi_takes_no_flex_attention():

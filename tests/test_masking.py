@@ -9,13 +9,13 @@ import torch
 
 from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of, random_batch
 from lmzoo import rng
+from lmzoo import types as table
 from lmzoo.errors import LmzooError
 from lmzoo.modules import VALIDATION_KEY, BertModule
 from lmzoo.objectives import masking
 from lmzoo.objectives.config import MlmConfig, MlmNspConfig
 from lmzoo.objectives.masking import free_places, span_lengths, span_rate, word_starts
 from lmzoo.objectives.mlm import mask_tokens
-from lmzoo.text import joints as table
 from lmzoo.text.config import TokenizerConfig
 from lmzoo.text.tokenizer import train_tokenizer
 from lmzoo.types import Batch

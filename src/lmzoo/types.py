@@ -46,6 +46,8 @@ class SpecialTokens:
         return tuple(sorted({token for token in given if token is not None}))
 
 
+GOES_ON, IS_GONE_ON = 1, 2
+"""Flags of a token: it goes on with a word that the one before has begun; its word may go on behind it."""
 NO_DOCUMENT = -1
 """Document number of a padded position."""
 

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from lmzoo import rng
-from lmzoo.types import NO_DOCUMENT, Batch, SpecialTokens
+from lmzoo.types import GOES_ON, IS_GONE_ON, NO_DOCUMENT, Batch, SpecialTokens
 
 LONGEST_SPAN = 10
 """Words of a span at most (Joshi et al. 2020, section 3.1)."""
 STOP = 0.2
 """Probability with which a span ends after each of its words: the geometric distribution's parameter."""
-GOES_ON, IS_GONE_ON = 1, 2
-"""Flags of a piece: see ``lmzoo.text.joints``."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmzoo.text.spelling import spelling
-
-GOES_ON, IS_GONE_ON = 1, 2
-"""A piece that goes on with a word that the piece before it has begun; one whose word may go on behind it."""
+from lmzoo.types import GOES_ON, IS_GONE_ON
 
 
 def joints(
