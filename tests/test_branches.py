@@ -65,7 +65,7 @@ def test_what_is_no_branch_is_refused_before_anything_is_trained(tmp_path):
         (["averaging=ema"], "averaging.name=none and this one has ema"),
         (["schedule.warmup=0.85", "schedule.decay=0.1"], "lower it"),
         ([f"branch_from={tmp_path / 'trunk'}"], "is a folder"),
-        ([f"branch_from={tmp_path / 'nothing.ckpt'}"], "is not there"),
+        ([f"branch_from={tmp_path / 'nothing.ckpt'}"], "does not exist; give a checkpoint"),
         ([f"branch_from={kept.with_name('last.ckpt')}", "budget.steps=40"], "of a run that had ended"),
     ):
         folder = tmp_path / part[:9].replace("/", "")

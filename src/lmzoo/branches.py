@@ -31,6 +31,11 @@ def read_trunk(config: TrainConfig, store: Store) -> Saved:
             f"branch_from={path} is a folder; give a checkpoint: train with checkpoint.branches=[0.5], then "
             f"branch_from=RUN/checkpoints/branch-0.5.ckpt"
         )
+    if not path.exists():
+        raise LmzooError(
+            f"branch_from={path} does not exist; give a checkpoint that a run kept on its way "
+            "(checkpoint.branches): branch_from=RUN/checkpoints/branch-0.5.ckpt"
+        )
     saved = Saved(path, read_checkpoint(path))
     before, now = saved.content["lmzoo"]["config"], configs.to_dict(config)
     for section in (*SAME, "optimizer"):

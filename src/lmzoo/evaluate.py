@@ -121,7 +121,7 @@ def _evaluate(wanted: Evaluate) -> None:
         store, sentences = store_of(config, run), config.data.sentences
     from lmzoo.hub.describe import describe
     from lmzoo.inference.model import load  # torch, after the arguments have been accepted
-    from lmzoo.yardsticks.base import Asked
+    from lmzoo.yardsticks.base import Asked, place_of
     from lmzoo.yardsticks.counted import counted_of
     from lmzoo.yardsticks.run import batch_tokens_of, evaluate
 
@@ -158,7 +158,9 @@ def _evaluate(wanted: Evaluate) -> None:
             )
         )
     if found:
-        print(f"in {folder / 'evaluations'}, {time.perf_counter() - began:.1f} s in all", flush=True)
+        # of several checkpoints the folder that holds theirs
+        place = place_of(folder, reading=wanted.reading if wanted.at is None else None)
+        print(f"in {place}, {time.perf_counter() - began:.1f} s in all", flush=True)
 
 
 def _file(key: str, given: str | None) -> Path | None:

@@ -79,6 +79,11 @@ def hash_of(inputs: Iterable[str]) -> str:
     return found.hexdigest()
 
 
+def place_of(folder: Path, snapshot: Snapshot | None = None, reading: str | None = None) -> Path:
+    """The folder within ``folder`` in which ``save`` puts its files."""
+    return folder / FOLDER / (snapshot.name if snapshot else "") / (f"reading-{reading}" if reading else "")
+
+
 def save(
     folder: Path,
     name: str,
@@ -106,8 +111,7 @@ def save(
     """
     from lmzoo.inference.sinks import whole
 
-    place = folder / FOLDER / (snapshot.name if snapshot else "") / (f"reading-{reading}" if reading else "")
-    target = place / f"{name}.json"
+    target = place_of(folder, snapshot, reading) / f"{name}.json"
     if snapshot is not None:
         header = header | {"step": snapshot.step, "ledger": snapshot.ledger()}
     target.parent.mkdir(parents=True, exist_ok=True)
