@@ -260,28 +260,15 @@ def _evaluate(
     config: TrainConfig, folder: Path, store: Store, metrics: dict[str, Any], loggers: list[Any], device: str
 ) -> None:
     """The yardsticks that were asked for, of the exported model and of the checkpoints along the way."""
+    text = {"seq_len": config.seq_len, "sentences": config.data.sentences, "device": device}
     if config.evaluate_at_end:
-        metrics["evaluations"] = at_end(
-            config.evaluate_at_end,
-            folder,
-            store,
-            seq_len=config.seq_len,
-            sentences=config.data.sentences,
-            device=device,
-        )
+        metrics["evaluations"] = at_end(config.evaluate_at_end, folder, store, **text)
         write_json(folder / "metrics.json", metrics)
         known = {f"evaluation/{n}": f for n, f in metrics["evaluations"].items() if f is not None}
         for logger in loggers if known else []:
             logger.log_metrics(known, step=metrics["ledger"]["steps"])
     if config.evaluate_along:
-        along(
-            config.evaluate_along,
-            folder,
-            store,
-            seq_len=config.seq_len,
-            sentences=config.data.sentences,
-            device=device,
-        )
+        along(config.evaluate_along, folder, store, **text)
 
 
 def _measure(

@@ -84,6 +84,8 @@ def _short(results: Results) -> list[Block]:
         if each["verdict"] != "inconclusive"
     ]
     total = sum(len(cell["comparisons"]) for cell in cells)
+    if not rows:
+        return [*blocks, Text(f"All {total} comparisons are inconclusive.")]
     blocks.append(Text(f"Of {total} comparisons {total - len(rows)} are inconclusive; these are not:"))
     columns = ["", "arm", "against", "verdict"]
     return [*blocks, Table(columns, rows, left=columns, head=note)]
@@ -115,11 +117,38 @@ def _differs(results: Results) -> list[Block]:
             )
         )
     elif differs:
-        keys = list(differs)
-        rows = [[arm, *(differs[key][arm] for key in keys)] for arm in arms]
-        blocks.append(Table(["arm", *keys], rows, left=["arm", *keys], head="Differs:"))
+        several, one = _by_values(differs)
+        rows = [[arm, *(differs[key][arm] for key in several)] for arm in arms]
+        head = "Differs (– : there is no such key, or it is empty):"
+        blocks.append(Table(["arm", *several], rows, left=["arm", *several], head=head))
+        if one:
+            told = " · ".join(
+                f"{key} {value} ({_some(having, arms)})" for key, (value, having) in one.items()
+            )
+            blocks.append(Text(f"The same wherever there is such a key: {told}."))
     told = " · ".join(f"{key} {value}" for key, value in equal.items())
     return [*blocks, Text(f"The same in all, of what is set: {told}.")]
+
+
+def _by_values(
+    differs: Mapping[str, Mapping[str, str]],
+) -> tuple[list[str], dict[str, tuple[str, list[str]]]]:
+    """Keys that have several values, and those that some arms have, all with one: its value, and the arms."""
+    several: list[str] = []
+    one: dict[str, tuple[str, list[str]]] = {}
+    for key, by_arm in differs.items():
+        having = {arm: value for arm, value in by_arm.items() if value != ABSENT}
+        values = set(having.values())
+        if len(values) == 1:
+            one[key] = (values.pop(), list(having))
+        else:
+            several.append(key)
+    return several, one
+
+
+def _some(having: list[str], arms: list[str]) -> str:
+    """Which arms, by name where they are few."""
+    return ", ".join(having) if len(having) <= 3 else f"{len(having)} of {len(arms)} arms"
 
 
 _AMOUNTS: dict[str, Callable[[float], str]] = {"seconds": duration}
