@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.measure import ROOT
 from lmzoo.progress import console
 
-NAMES = ("step", "trainer", "data", "shards", "inference", "recipes", "scale")
+NAMES = ("step", "trainer", "data", "shards", "inference", "recipes", "blimp", "scale")
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,18 @@ class Bench:
     def new_folder(self) -> Path:
         return self.folder / f"run{next(self._numbers)}"
 
-    def command(self, overrides: list[str]) -> CommandRun:
-        """Run `python -m lmzoo.train`; its folder is read and removed.
+    def command(self, overrides: list[str], keep: Path | None = None) -> CommandRun:
+        """Run `python -m lmzoo.train`; its folder is read, and removed unless it is to be kept.
+
+        Args:
+            overrides: beside those that all have in common.
+            keep: the folder of the run, which stays.
 
         Raises:
             Diverged: it stopped at a loss that is not finite.
             Failed: it stopped at anything else; with the end of what it said.
         """
-        folder = self.new_folder()
+        folder = keep or self.new_folder()
         given = [*self.overrides, *overrides, f"hydra.run.dir={quoted(folder)}"]
         began = time.perf_counter()
         done = subprocess.run(
@@ -101,7 +105,8 @@ class Bench:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
             run = CommandRun(metrics, list(csv.DictReader(file)), seconds)
-        shutil.rmtree(folder)  # checkpoints of many runs would fill a disk
+        if keep is None:
+            shutil.rmtree(folder)  # checkpoints of many runs would fill a disk
         self.last_loss = run.last_loss
         return run
 

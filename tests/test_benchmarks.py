@@ -54,7 +54,7 @@ def figures(value: object) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["data", "shards", "inference", "step", "scale"])
+@pytest.mark.parametrize("name", ["data", "shards", "inference", "step", "blimp", "scale"])
 def test_the_quick_run_writes_figures(name, tmp_path, shared_data):
     written = tmp_path / "figures.json"
     done = run(name, "--quick", "--json", str(written))
