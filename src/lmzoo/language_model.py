@@ -36,8 +36,8 @@ VALIDATION_KEY = rng.key("validation")
 class LanguageModelModule(L.LightningModule):
     """Owns the steps: micro-batches, global counts, the optimizer, the ledger, validation's sums.
 
-    Logged every ``log_every`` steps: ``train/loss`` and its parts in nats a prediction (``train/loss_smoothed``
-    or ``train/loss_sampled`` where it is no cross-entropy over the whole vocabulary),
+    Logged every ``log_every`` steps: ``train/loss`` and its parts in nats a prediction (``train/loss_smoothed``,
+    ``…_sampled`` or ``…_adaptive`` where it is not the cross-entropy of one softmax over the whole vocabulary),
     ``train/lr``, ``train/gradient_norm``, ``train/tokens_per_second``; and after each validation,
     ``valid/…`` (or ``test/…``) with the objective's own figures.
 
@@ -233,7 +233,7 @@ class LanguageModelModule(L.LightningModule):
             self.trainer.should_stop = True
         if self.ledger.steps % self.log_every and not self.trainer.should_stop:
             return
-        kind = self.objective.token_loss.name  # where it is no cross-entropy, which validation always is
+        kind = self.objective.token_loss.name  # empty for the cross-entropy of one softmax
         end = f"_{kind}" if kind else ""
         figures = {f"train/{name}_loss{end}": value for name, value in self.last_parts.items()}
         figures |= {

@@ -13,6 +13,7 @@ from lmzoo.objectives.config import (
     PhasesConfig,
     RtdConfig,
     TokenLossConfig,
+    check_cutoffs,
     phases_of,
 )
 from lmzoo.text.config import TokenizerConfig
@@ -180,20 +181,23 @@ def check_token_loss(objective: ObjectiveConfig, tokenizer: TokenizerConfig) -> 
             f"objective=rtd knows the plain cross-entropy alone, and objective.loss={objective.loss}, "
             f"objective.label_smoothing={objective.label_smoothing:g} are given; leave them out"
         )
-    if objective.loss != "sampled":
-        if objective.num_samples != TokenLossConfig.num_samples:
+    for key, loss in (("num_samples", "sampled"), ("cutoffs", "adaptive"), ("tail_divisor", "adaptive")):
+        value = getattr(objective, key)
+        if objective.loss != loss and value != getattr(TokenLossConfig, key):
             raise MismatchError(
-                f"objective.num_samples={objective.num_samples} goes with objective.loss=sampled; "
-                "add it, or leave num_samples out"
+                f"objective.{key}={value} goes with objective.loss={loss}; add it, or leave {key} out"
             )
+    if objective.loss == "full":
         return
     if objective.label_smoothing:
         raise MismatchError(
-            f"objective.label_smoothing={objective.label_smoothing} does not go with objective.loss=sampled, "
-            "which does not see the whole vocabulary; drop one of them"
+            f"objective.label_smoothing={objective.label_smoothing} does not go with "
+            f"objective.loss={objective.loss}, which does not see the whole vocabulary; drop one of them"
         )
     if tokenizer.name not in ("word", "char"):
         raise MismatchError(
-            f"objective.loss=sampled needs ids in the order of their frequency, and tokenizer={tokenizer.name} "
-            "has others; choose tokenizer=word"
+            f"objective.loss={objective.loss} needs ids in the order of their frequency, and "
+            f"tokenizer={tokenizer.name} has others; choose tokenizer=word"
         )
+    if objective.cutoffs is not None:
+        check_cutoffs(objective.cutoffs, None if tokenizer.file else tokenizer.vocab_size)

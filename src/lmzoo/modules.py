@@ -71,8 +71,8 @@ class _FamilyModule(LanguageModelModule):
             special: special tokens and vocabulary size; 8,192 pieces by default.
             token_bytes: (V,) bytes each id stands for, for bits per byte.
             joints: (V,) uint8 which ids make one word, for `objective.unit`; see ``lmzoo.text.joints``.
-            unigrams: (V,) int64 how often each id stands in the training text, for `objective=sgns`; without
-                them all are drawn alike.
+            unigrams: (V,) int64 how often each id stands in the training text, for `objective=sgns`, which
+                without them draws all alike, and for the accounts of an adaptive softmax.
             characters: (V, C) characters of every token, where ``model.is_spelt``;
                 see ``lmzoo.nn.char_cnn.characters_of``.
             pairs: whether rows have two segments; by default, if the objective needs them.

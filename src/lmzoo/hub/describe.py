@@ -196,6 +196,7 @@ def _named(kinds: Mapping[str, type], values: Any, where: str) -> Any:
 LATER = (
     *("norm", "query_key_norm", "local_window", "global_every", "local_rotary_base", "ngrams", "buckets"),
     *("unit", "final_mask_rate", "loss", "num_samples", "label_smoothing", "words", "span_boundary"),
+    *("cutoffs", "tail_divisor"),
 )
 """Keys that models from before 2026-11-21 have not, and whose defaults say what those are."""
 

@@ -13,7 +13,14 @@ from typing import Any
 
 from lmzoo import __version__
 from lmzoo.nn.config import ModelConfig, TransformerConfig
-from lmzoo.objectives.config import DETECTS, MlmConfig, ObjectiveConfig, RtdConfig, generator_config
+from lmzoo.objectives.config import (
+    DETECTS,
+    MlmConfig,
+    ObjectiveConfig,
+    RtdConfig,
+    generator_config,
+    is_adaptive,
+)
 from lmzoo.types import Context, SpecialTokens
 
 
@@ -142,6 +149,8 @@ def native_form(model: ModelConfig, objective: ObjectiveConfig, context: Context
         return None, "context=apart has no equivalent there, which has no model of two streams"
     if context is Context.MIXED:
         return None, "context=mixed has no equivalent there, where a model reads all its rows in one way"
+    if is_adaptive(objective):
+        return None, "objective.loss=adaptive has no equivalent there, which has no adaptive softmax"
     compared = [(form.differences(model, objective), form) for form in FORMS.values()]
     # of two as near, the one that has its objective, then the one that has its name
     differences, nearest = min(

@@ -18,8 +18,9 @@ from transformers.utils.generic import ModelOutput
 
 from lmzoo.backbone import Backbone, build_backbone
 from lmzoo.hub.rows import cross_entropy, next_token_loss, numbered, pooled, positions_in
+from lmzoo.nn.adaptive import build_head
 from lmzoo.nn.config import MODELS, ModelConfig
-from lmzoo.nn.heads import PairHead, VocabularyHead
+from lmzoo.nn.heads import PairHead
 from lmzoo.types import Batch, Context, Trace
 
 
@@ -219,7 +220,15 @@ class Heads(nn.Module):
         super().__init__()
         apart = config.context is Context.APART
         merged = apart and config.objective != "bilm"
-        self.head = VocabularyHead(config.architecture, backbone.embedding, streams=2 if merged else 1)
+        said = config.described["objective"]
+        adaptive = said if said.get("loss") == "adaptive" else {}
+        self.head = build_head(
+            config.architecture,
+            backbone.embedding,
+            streams=2 if merged else 1,
+            cutoffs=adaptive.get("cutoffs"),
+            divisor=adaptive.get("tail_divisor", 1.0),
+        )
         self.pair_head = PairHead(config.architecture, streams=2 if apart else 1) if pairs else None
 
 

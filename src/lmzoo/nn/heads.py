@@ -28,24 +28,29 @@ class VocabularyHead(nn.Module):
     ) -> None:
         super().__init__()
         assert config.hidden_size
-        width, vocab_size = config.hidden_size, embedding.vocab_size
+        width = config.hidden_size
         read = streams * (states_size or width)
         dense = config.head == "dense"
         self.dense = nn.Linear(read, width, bias=norm_has_bias(config)) if dense or read != width else None
         self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=norm_has_bias(config)) if dense else None
-        if config.tied:
-            assert isinstance(embedding.tokens, nn.Embedding)
-            self.decoder = embedding.tokens.weight
-        else:
-            self.decoder = nn.Parameter(torch.empty(vocab_size, width))
-            draw_matrix(self.decoder, config, config.table_std)
-        self.decoder_bias = nn.Parameter(torch.zeros(vocab_size)) if config.decoder_bias else None
+        self.make_decoder(config, embedding)
         if self.dense is not None:
             draw_matrix(
                 self.dense.weight, config, replace(config, hidden_size=states_size or width).matrix_std
             )
             if self.dense.bias is not None:
                 nn.init.zeros_(self.dense.bias)
+
+    def make_decoder(self, config: ModelConfig, embedding: Embedding) -> None:
+        """Build what follows ``transform``; called once."""
+        vocab_size = embedding.vocab_size
+        if config.tied:
+            assert isinstance(embedding.tokens, nn.Embedding)
+            self.decoder = embedding.tokens.weight
+        else:
+            self.decoder = nn.Parameter(torch.empty(vocab_size, config.hidden_size or 0))
+            draw_matrix(self.decoder, config, config.table_std)
+        self.decoder_bias = nn.Parameter(torch.zeros(vocab_size)) if config.decoder_bias else None
 
     def transform(self, states: Tensor) -> Tensor:
         """(N, streams·D) to (N, D): everything before the decoder."""
@@ -61,20 +66,23 @@ class VocabularyHead(nn.Module):
 
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Summed nats of (N,) targets predicted from (N, streams·D), with gradients."""
-        return linear_cross_entropy(self.transform(states), self.decoder, self.decoder_bias, targets)
+        return self.decoded_loss(self.transform(states), targets)
 
-    def decoded_scores(self, transformed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) nats and (N,) hits from what ``transform`` gives, or what stands in its stead."""
-        nats, hits = scored_cross_entropy(transformed, self.decoder, self.decoder_bias, targets)
-        assert hits is not None
-        return nats, hits
+    def decoded_loss(self, transformed: Tensor, targets: Tensor) -> Tensor:
+        """The same from what ``transform`` gives, or what stands in its stead."""
+        return linear_cross_entropy(transformed, self.decoder, self.decoder_bias, targets)
+
+    def decoded_scores(
+        self, transformed: Tensor, targets: Tensor, *, guesses: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N,) nats and (N,) hits from there, for measuring; without ``guesses`` no hits."""
+        return scored_cross_entropy(transformed, self.decoder, self.decoder_bias, targets, guesses=guesses)
 
     def scores(
         self, states: Tensor, targets: Tensor, *, guesses: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """(N,) nats and (N,) hits, for measuring; without ``guesses`` no hits."""
-        transformed = self.transform(states)
-        return scored_cross_entropy(transformed, self.decoder, self.decoder_bias, targets, guesses=guesses)
+        """The same from states."""
+        return self.decoded_scores(self.transform(states), targets, guesses=guesses)
 
     @torch.no_grad()
     def sample(self, states: Tensor, draws: Tensor) -> Tensor:

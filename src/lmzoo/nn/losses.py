@@ -146,7 +146,12 @@ def sampled_tokens(x: Tensor, weight: Tensor, bias: Tensor | None, draws: Tensor
     found = torch.empty(len(draws), dtype=torch.long, device=x.device)
     for start in range(0, len(draws), CHUNK):
         part = slice(start, start + CHUNK)
-        heights = F.linear(x[part], weight, bias).float().softmax(-1).cumsum(-1)
-        drawn = draws[part, None].to(heights.dtype) * heights[:, -1:]
-        found[part] = torch.searchsorted(heights, drawn, right=True)[:, 0]
-    return found.clamp_(max=len(weight) - 1)
+        found[part] = drawn_tokens(F.linear(x[part], weight, bias), draws[part])
+    return found
+
+
+def drawn_tokens(logits: Tensor, draws: Tensor) -> Tensor:
+    """(N,) int64 tokens from (N, V) logits at hand and (N,) draws."""
+    heights = logits.float().softmax(-1).cumsum(-1)
+    drawn = draws[:, None].to(heights.dtype) * heights[:, -1:]
+    return torch.searchsorted(heights, drawn, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)

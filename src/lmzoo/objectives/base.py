@@ -189,6 +189,7 @@ class Objective(nn.Module):
         for name in self.token_parts:
             targets = task.predictions[name].targets
             nats, hits = self.head.decoded_scores(self.decoded(hidden, task, name), targets)
+            assert hits is not None
             terms[name] = LossTerm(
                 nats.double().sum(), nats.new_tensor(len(nats)).double(), hits.double().sum()
             )

@@ -6,9 +6,9 @@ from functools import partial
 
 from torch import Tensor
 
+from lmzoo.nn.adaptive import AdaptiveHead, build_head
 from lmzoo.nn.config import ModelConfig
 from lmzoo.nn.embedding import Embedding
-from lmzoo.nn.heads import VocabularyHead
 from lmzoo.objectives.base import Objective
 from lmzoo.objectives.bilm import Bilm
 from lmzoo.objectives.clm import Clm
@@ -24,7 +24,9 @@ from lmzoo.objectives.config import (
     PrefixConfig,
     RtdConfig,
     SgnsConfig,
+    TokenLossConfig,
     generator_config,
+    with_cutoffs,
 )
 from lmzoo.objectives.mixed import Mixed
 from lmzoo.objectives.mlm import Mlm
@@ -67,7 +69,20 @@ def build_objective(
             raise TypeError(f"no objective is built from {type(config).__name__}")
     streams = 2 if merges and context is Context.APART else 1
     reads = generator_config(model, config.generator_size) if isinstance(config, RtdConfig) else model
-    head = VocabularyHead(model, embedding, streams=streams, states_size=reads.hidden_size)
+    config = with_cutoffs(config, special.vocab_size)
+    adaptive = (
+        config if isinstance(config, TokenLossConfig) and config.loss == "adaptive" else TokenLossConfig()
+    )
+    head = build_head(
+        model,
+        embedding,
+        streams=streams,
+        states_size=reads.hidden_size,
+        cutoffs=adaptive.cutoffs,
+        divisor=adaptive.tail_divisor,
+    )
+    if isinstance(head, AdaptiveHead) and unigrams is not None:
+        head.tell_counts(unigrams)
     built = objective(config, model, head, special, context, token_bytes)  # type: ignore[arg-type]
     if isinstance(built, Mlm):
         built.tell_joints(joints)

@@ -28,13 +28,18 @@ class ObjectiveConfig:
 
 @dataclass
 class TokenLossConfig(ObjectiveConfig):
-    """What the objectives that predict tokens say of their loss in training. Validation is always the plain
+    """What the objectives that predict tokens say of their loss in training. Validation is always the
     cross-entropy over the whole vocabulary; a loss of another kind is logged under its own name."""
 
     loss: str = "full"
-    """`full` (over the whole vocabulary) or `sampled` (over a sample of it, for very many words)."""
+    """`full` (over the whole vocabulary), or for very many words `sampled` (over a sample of it) or `adaptive` (a
+    softmax in clusters, with narrower vectors for rarer words: another head, which validation reads too)."""
     num_samples: int = 8192
     """`loss=sampled`: how many ids a step samples, on average; ELMo's 8,192."""
+    cutoffs: list[int] | None = None
+    """`loss=adaptive`: the first id of each cluster of rarer words, as [2000,10000]; derived from the vocabulary."""
+    tail_divisor: float = 4.0
+    """`loss=adaptive`: by what the vectors of each cluster are narrower than those of the one before."""
     label_smoothing: float = 0.0
     """Share of each target's weight that is spread evenly over the vocabulary."""
 
@@ -313,9 +318,45 @@ def by_words(objective: ObjectiveConfig) -> bool:
     return isinstance(objective, MlmConfig) and objective.unit != "token"
 
 
+def is_adaptive(objective: ObjectiveConfig) -> bool:
+    """Whether its head is an adaptive softmax."""
+    return isinstance(objective, TokenLossConfig) and objective.loss == "adaptive"
+
+
+def with_cutoffs(objective: ObjectiveConfig, vocab_size: int) -> ObjectiveConfig:
+    """The same objective, an adaptive softmax with its cutoffs filled.
+
+    They are shares of the vocabulary near those that Baevski and Auli 2019, "Adaptive input representations for
+    neural language modeling", section 4, took: 20,000 and 60,000 of 267,735 words, 60,000 and 160,000 of 793,471.
+
+    Raises:
+        LmzooError: those that are given do not ascend within the vocabulary.
+    """
+    if not (isinstance(objective, TokenLossConfig) and objective.loss == "adaptive"):
+        return objective
+    if objective.cutoffs is not None:
+        check_cutoffs(objective.cutoffs, vocab_size)
+        return objective
+    first = max(1, vocab_size * 3 // 40)
+    return replace(objective, cutoffs=[first, max(first + 1, vocab_size * 9 // 40)])
+
+
+def check_cutoffs(cutoffs: list[int], vocab_size: int | None) -> None:
+    """Raises LmzooError where they do not ascend from above 0 to below the vocabulary's size, if that is known."""
+    end = [] if vocab_size is None else [vocab_size]
+    if not cutoffs or sorted({0, *cutoffs, *end}) != [0, *cutoffs, *end]:
+        size = (
+            "the size of the vocabulary" if vocab_size is None else f"the {vocab_size} ids of the vocabulary"
+        )
+        raise LmzooError(
+            f"objective.cutoffs=[{','.join(map(str, cutoffs))}] do not ascend between 0 and {size}; give the first "
+            "id of each cluster of rarer words, or leave them out"
+        )
+
+
 def by_counts(objective: ObjectiveConfig) -> bool:
     """Whether it must be told how often each token stands in the training text."""
-    return isinstance(objective, SgnsConfig)
+    return isinstance(objective, SgnsConfig) or is_adaptive(objective)
 
 
 def check_vocabulary(objective: ObjectiveConfig, special: SpecialTokens) -> None:

@@ -1,4 +1,4 @@
-"""The loss of predicted tokens in training: the cross-entropy, smoothed, or over a sample of the vocabulary."""
+"""The loss of predicted tokens in training: the cross-entropy, smoothed, over a sample, or of an adaptive softmax."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from torch import Tensor, nn
 from lmzoo import rng
 from lmzoo.errors import LmzooError
 from lmzoo.nn.heads import VocabularyHead
-from lmzoo.nn.losses import linear_cross_entropy, smoothing_term
+from lmzoo.nn.losses import smoothing_term
 from lmzoo.nn.sampled import inclusion_shares, sample_ids, sampled_cross_entropy
 from lmzoo.objectives.config import ObjectiveConfig, TokenLossConfig
 
 
 class TokenLoss(nn.Module):
-    """What an objective differentiates. Validation knows the plain cross-entropy alone."""
+    """What an objective differentiates. Validation knows the head's own cross-entropy alone."""
 
     def __init__(self, config: ObjectiveConfig, vocab_size: int) -> None:
         super().__init__()
         told = config if isinstance(config, TokenLossConfig) else TokenLossConfig()
         self.smoothing = told.label_smoothing
+        self.adaptive = told.loss == "adaptive"
         self.num_samples = told.num_samples if told.loss == "sampled" else None
         if self.num_samples is not None and self.num_samples >= vocab_size:
             raise LmzooError(
@@ -31,7 +32,9 @@ class TokenLoss(nn.Module):
 
     @property
     def name(self) -> str:
-        """`smoothed` or `sampled`, where the loss is another than the cross-entropy; else empty."""
+        """`smoothed`, `sampled` or `adaptive`, where it is not the cross-entropy of one softmax; else empty."""
+        if self.adaptive:
+            return "adaptive"
         return "sampled" if self.num_samples is not None else "smoothed" if self.smoothing else ""
 
     def sample(self, key: int, *, training: bool, spent: float) -> Tensor | None:
@@ -52,7 +55,7 @@ class TokenLoss(nn.Module):
             assert self.shares is not None
             weight, bias = head.decoder, head.decoder_bias
             return sampled_cross_entropy(transformed, weight, bias, targets, sampled, self.shares)
-        total = linear_cross_entropy(transformed, head.decoder, head.decoder_bias, targets)
+        total = head.decoded_loss(transformed, targets)
         if not self.smoothing:
             return total
         added = smoothing_term(transformed, head.decoder, head.decoder_bias, targets, self.smoothing)
