@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from builders import SMALL, SPECIAL, VOCAB_SIZE, loss_of, random_batch
-from lmzoo.config import compose, resolve
+from lmzoo.config import compose
 from lmzoo.errors import LmzooError
+from lmzoo.hub.folder import load_exported
 from lmzoo.hub.forms import native_form
 from lmzoo.modules import BertModule, ElmoModule, GptModule
 from lmzoo.nn.adaptive import AdaptiveHead
 from lmzoo.nn.config import TransformerConfig
 from lmzoo.nn.embedding import Embedding
 from lmzoo.objectives.config import BilmConfig, ClmConfig, MlmConfig, with_cutoffs
+from small_runs import SMALLEST, run_smallest, start
 
 ROWS, WIDTH, WORDS = 1100, 16, 300
 CUTOFFS = (20, 80)
@@ -209,7 +211,7 @@ def test_what_does_not_go_with_it_is_refused(overrides, reason):
     names = {entry.split("=")[0] for entry in overrides}
     composed = [entry for entry in given if entry.split("=")[0] not in names] + overrides
     with pytest.raises(LmzooError, match=reason) as told:
-        resolve(compose(composed))
+        compose(composed)
     assert "\n" not in str(told.value)
 
 
@@ -218,3 +220,31 @@ def test_transformers_has_none():
         form, reason = native_form(SMALL[family], objective, objective.contexts[0])
         assert form is None
         assert reason.startswith("objective.loss=adaptive has no equivalent there")
+
+
+def test_a_run_is_logged_read_back_and_gone_on_from(corpus, tmp_path):
+    given = [*corpus, "tokenizer=word", "objective.loss=adaptive", "budget.steps=3", "logger.every_steps=1"]
+    record = run_smallest(tmp_path / "first", "gpt", *given, "checkpoint.every_steps=2")
+    header = (tmp_path / "first" / "history.csv").read_text().splitlines()[0].split(",")
+    assert {"train/clm_loss_adaptive", "train/loss_adaptive", "valid/clm_loss"} <= set(header)
+    assert "train/loss" not in header
+    whole = torch.load(tmp_path / "first" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    loaded = load_exported(tmp_path / "first")
+    head = loaded.module.objective.head
+    assert isinstance(head, AdaptiveHead)
+    assert head.decoder is loaded.module.backbone.embedding.tokens.weight
+    for name, tensor in loaded.module.state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
+    # the ledger counts the mean of the text, the model at hand the most, for it does not know the text
+    ledger = record["ledger"]
+    places = 3 * 3 * 4 * 32 * loaded.module.backbone.flops_per_token(32)
+    most = 3 * ledger["predicted_tokens"] * head.flops_per_prediction()
+    assert 0.3 * most < ledger["flops"] - places < 0.9 * most
+    settings = [entry for entry in SMALLEST if not entry.startswith(("model.", "tokenizer."))]
+    brought = compose(
+        [f"init_from={tmp_path / 'first'}", *settings, *corpus, "budget.steps=1", "optimizer.lr=1e-30"]
+    )
+    assert (brought.tokenizer.name, brought.objective.loss) == ("word", "adaptive")  # type: ignore[attr-defined]
+    assert tuple(brought.objective.cutoffs) == head.cutoffs  # type: ignore[attr-defined]
+    second = start(tmp_path / "second", brought)
+    assert second["valid"]["loss"] == pytest.approx(record["valid"]["loss"], rel=1e-5)

@@ -38,6 +38,7 @@ CHOICES = {
     "local": ("bert", "mlm", {"positions": "none", "local_window": 4, "global_every": 2}),
     "untied": ("bert", "mlm", {"tied": False, "decoder_bias": True, "head": "plain"}),
     "recurrent with positions": ("elmo", "bilm", {"positions": "learned"}),
+    "adaptive": ("gpt", ClmConfig(loss="adaptive", cutoffs=[10, 30]), {"decoder_bias": True}),
 }
 CASES = {
     f"{model} {objective}": (model, objective, {})

@@ -15,6 +15,7 @@ from typing import Any
 
 from lmzoo.errors import LmzooError
 from lmzoo.nn.config import MODELS, ModelConfig
+from lmzoo.objectives.config import is_adaptive
 
 _NOT_ADOPTED = ("name", "vectors", "freeze_vectors")
 """Of a model's config: the name is `model=`, and the vectors are in the weights by now."""
@@ -54,7 +55,8 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     brought: dict[str, str] = {}
     if "model" not in given and "experiment" not in given:
         brought |= {"model": described.model.name, "objective": described.objective}
-    if given.get("objective", brought.get("objective")) == described.objective:
+    same = given.get("objective", brought.get("objective")) == described.objective
+    if same:
         brought["context"] = described.context
     asked = _model_asked_for(overrides, brought, composed)
     if asked is not None and MODELS.get(str(asked.name)) is type(described.model):
@@ -64,6 +66,13 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
         brought |= {
             f"model.{name}": _spelt(value) for name, value in shape.items() if name not in _NOT_ADOPTED
         }
+    if same and is_adaptive(described.objective_config):
+        head = {
+            name: getattr(described.objective_config, name) for name in ("loss", "cutoffs", "tail_divisor")
+        }
+        if given.get("objective.loss", "adaptive") == "adaptive":
+            brought |= {f"objective.{name}": _spelt(value) for name, value in head.items()}
+            brought["tokenizer"] = "word"  # the only one that such a head takes
     if described.tokenizer_path and not any(key.split(".")[0] == "tokenizer" for key in given):
         brought["tokenizer.file"] = _spelt(str(Path(described.tokenizer_path).absolute()))
     return [f"{key}={value}" for key, value in brought.items() if key not in given] + overrides
