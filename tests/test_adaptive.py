@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lmzoo.modules import BertModule, ElmoModule, GptModule
 from lmzoo.nn.adaptive import AdaptiveHead
 from lmzoo.nn.config import TransformerConfig
 from lmzoo.nn.embedding import Embedding
-from lmzoo.objectives.config import BilmConfig, ClmConfig, MlmConfig, with_cutoffs
+from lmzoo.objectives.config import BilmConfig, ClmConfig, HybridConfig, MlmConfig, MlmNspConfig, with_cutoffs
 from small_runs import SMALLEST, run_smallest, start
 
 ROWS, WIDTH, WORDS = 1100, 16, 300
@@ -130,7 +131,14 @@ def test_all_readings_of_the_head_are_of_one_distribution(tied):
         torch.testing.assert_close(head.logits(x.view(11, 100, WIDTH)).view_as(logits), logits)
 
 
-CASES = [(GptModule, "gpt", ClmConfig), (ElmoModule, "elmo", BilmConfig), (BertModule, "bert", MlmConfig)]
+CASES = [
+    (GptModule, "gpt", ClmConfig),
+    (ElmoModule, "elmo", BilmConfig),
+    (BertModule, "bert", MlmConfig),
+    (BertModule, "bert", partial(MlmConfig, span_boundary=True)),
+    (BertModule, "bert", MlmNspConfig),
+    (BertModule, "bert", HybridConfig),
+]
 
 
 @pytest.mark.parametrize(("module_type", "family", "objective"), CASES)

@@ -1,6 +1,6 @@
 """The adaptive softmax: frequent words in a short list, rarer ones in clusters with narrower vectors.
 
-Grave et al. 2017, "Efficient softmax approximation for GPUs", sections 3 and 4.3. It is another model of the
+Grave et al. 2017, "Efficient softmax approximation for GPUs", section 4. It is another model of the
 distribution and not an estimate of the plain softmax: the probabilities of all words sum to 1, and each is exact.
 """
 
@@ -21,7 +21,7 @@ from lmzoo.nn.losses import CHUNK, drawn_tokens, linear_cross_entropy
 
 
 class Cluster(nn.Module):
-    """Words of like frequency: a projection to their own width, and their vectors; no bias, as in the paper."""
+    """Words of like frequency: a projection to their own width, and their vectors, without a bias."""
 
     def __init__(self, config: ModelConfig, low: int, high: int, width: int) -> None:
         """
@@ -163,12 +163,23 @@ class AdaptiveHead(VocabularyHead):
                 here[rows] += F.cross_entropy(inside, target[rows] - cluster.low, reduction="none")
             nats[part] = here
             if hits is not None:
-                likeliest = heights.argmax(-1)
-                # no word of a cluster is likelier than the cluster: only below one must be looked for the best
-                rows = (likeliest >= self.cutoffs[0]).nonzero().flatten()
-                likeliest[rows] = self._decoded(x[rows], first).argmax(-1)
-                hits[part] = likeliest == target
+                hits[part] = self._likeliest(x, heights) == target
         return nats, hits
+
+    def _likeliest(self, transformed: Tensor, heights: Tensor) -> Tensor:
+        """(N,) int64 the likeliest word of each row, given the (N, S + C) logits of the first softmax."""
+        short = self.cutoffs[0]
+        best, likeliest = heights[:, :short].max(-1)
+        for number, cluster in enumerate(self._clusters()):
+            # no word is likelier than its cluster
+            rows = (heights[:, short + number] > best).nonzero().flatten()
+            inside = cluster.logits(transformed[rows]).float()
+            top, word = inside.max(-1)
+            top = heights[rows, short + number] + top - inside.logsumexp(-1)
+            better = top > best[rows]
+            best[rows[better]] = top[better]
+            likeliest[rows[better]] = cluster.low + word[better]
+        return likeliest
 
     @torch.no_grad()
     def sample(self, states: Tensor, draws: Tensor) -> Tensor:
