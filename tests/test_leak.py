@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from builders import BORDER, SMALL, SPECIAL, VOCAB_SIZE, batch_of, characters_for
+from builders import (
+    BORDER,
+    PAIRS,
+    SMALL,
+    SPECIAL,
+    VOCAB_SIZE,
+    batch_of,
+    characters_for,
+    random_batch,
+    small_module,
+)
 from lmzoo.backbone import build_backbone
 from lmzoo.types import Batch, Context, Hidden
 
@@ -19,11 +29,16 @@ def states(family: str, context: Context, batch: Batch, **changes) -> Hidden:
     torch.manual_seed(0)
     config = replace(SMALL[family], num_segments=0, max_positions=LENGTH, **changes)
     backbone = build_backbone(config, context, VOCAB_SIZE, characters_for(config)).eval()
-    for parameter in backbone.parameters():  # as large as in a trained model, so that a leak is seen
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+    enlarge(backbone)
     with torch.no_grad():
         return backbone(batch)
+
+
+def enlarge(module: torch.nn.Module) -> None:
+    """Give it weights as large as in a trained model, so that a leak is seen."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
 
 
 def moved(one: torch.Tensor, other: torch.Tensor) -> list[bool]:
@@ -123,3 +138,39 @@ def test_the_future_stack_is_the_causal_stack_read_backwards(family):
         there = backbone(batch)
         back = backbone(batch.replace(tokens=batch.tokens.flip(1)))
     torch.testing.assert_close(there.future, back.past.flip(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("family", [family for family, objective in PAIRS if objective == "rtd"])
+def test_a_generator_never_sees_the_token_that_it_replaces(family, training):
+    """Change a masked token: what it predicts and draws stays; change another: both are read, and move it."""
+    torch.manual_seed(0)
+    module, batch = small_module(family, "rtd").eval(), random_batch("rtd")
+    enlarge(module)
+    embedding, rows, length = module.backbone.embedding, *batch.tokens.shape
+    masked = module.objective.prepare(batch, 5, training=training).predictions["mlm"].places
+    is_masked = torch.zeros(rows * length, dtype=torch.bool).index_fill(0, masked, True).view(rows, length)
+
+    def read(place: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of the masked places, what the discriminator reads, and what stood in the text."""
+        tokens = batch.tokens.clone()
+        if place is not None:
+            tokens[place] = 45 if tokens[place] != 45 else 44
+        task = module.objective.prepare(batch.replace(tokens=tokens), 5, training=training)
+        with torch.no_grad():
+            drafted = module.objective.draft(task, embedding)
+            logits = module.objective.head.logits(drafted.kept["states"])
+        assert torch.equal(drafted.batch.tokens[~is_masked], tokens[~is_masked])
+        return logits, drafted.batch.tokens, task.predictions["mlm"].targets
+
+    logits, drawn, targets = read()
+    assert int((drawn != batch.tokens).sum()) > len(masked) / 2
+    for number in range(0, len(masked), 3):
+        row, column = divmod(int(masked[number]), length)
+        other_logits, other_drawn, other_targets = read((row, column))
+        assert (targets != other_targets).nonzero().flatten().tolist() == [number]
+        assert torch.equal(logits, other_logits)
+        assert torch.equal(drawn, other_drawn)
+        if row == 0:  # one document, of which every place sees every other
+            free = next(place for place in range(1, length) if not is_masked[0, place])
+            assert not torch.allclose(logits[number], read((0, free))[0][number], atol=1e-3)
