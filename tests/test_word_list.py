@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import random
+from itertools import accumulate
 
 import pytest
 import torch
 
 from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of
+from lmzoo.assembly import words_told
 from lmzoo.config import compose
 from lmzoo.errors import LmzooError
 from lmzoo.modules import BertModule
 from lmzoo.objectives.config import MlmConfig
+from lmzoo.objectives.segmentation import word_list
 from lmzoo.objectives.word_list import WordList
 from lmzoo.text.config import TokenizerConfig
 from lmzoo.text.tokenizer import train_tokenizer
@@ -60,7 +64,7 @@ def test_words_of_the_list_are_masked_whole(unit):
     module = BertModule(
         MlmConfig(unit=unit, mask_rate=0.3), model=SMALL["bert"], special=SPECIAL, joints=joints
     )
-    module.objective.tell_words([[7, 8, 9], [10, 11]])
+    module.objective.tell_words(WordList([[7, 8, 9], [10, 11]]))
     rows = [[[CLS, 7, 8, 9, 6, 10, 11, 7, 8, 9, SEP]]] * 50
     batch = batch_of(rows, 11)
     places = module.prepare(batch).predictions["mlm"].places
@@ -78,10 +82,13 @@ def test_a_file_of_chinese_words(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("北京\n大学\n北京大学\n我们\n船\n\n图书馆\n", encoding="utf-8")
     words = read_words(path, tokenizer)
-    assert len(words) == 4  # a single character says nothing, and of the last one is unknown
+    # of the last one a character is unknown
+    assert [list(map(len, line)) for line in words] == [[2], [2], [4], [2], [1]]
+    made = word_list(words)
+    assert (len(made), made.agreement) == (4, None)  # a single character says nothing
     joints = torch.from_numpy(tokenizer.joints())
     (ids,) = tokenizer.encode_batch([texts[0]])
-    inside = WordList(words).insides(batch_of([[ids]], len(ids)))[0].tolist()
+    inside = made.insides(batch_of([[ids]], len(ids)))[0].tolist()
     assert inside == [
         False,
         True,
@@ -100,3 +107,102 @@ def test_a_file_of_chinese_words(tmp_path):
         read_words(tmp_path / "none.txt", tokenizer)
     with pytest.raises(LmzooError, match=r"is not looked at with objective\.unit=token"):
         compose([f"objective.words={path}"])
+
+
+# -- text whose words are parted
+
+
+def test_a_stretch_of_several_words_is_taken_like_a_word_and_parted():
+    words = WordList([[7, 8], [7, 8, 9], [9, 10], [11, 12]], {(7, 8, 9, 10): (2, 2), (11, 12): (1, 1)})
+    assert len(words) == 5
+    batch = batch_of([[[7, 8, 9, 10, 11, 12, 7, 8, 9, 5, 7, 8, 9], [10]]], 14)
+    # 7 8 | 9 10 | 11 | 12 | 7 8 9 | 5 | 7 8 9, and over the border no 7 8 | 9 10
+    assert words.insides(batch).int().tolist() == [[0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0]]
+    long = WordList([range(5, 105)]).insides(batch_of([[[4, *range(5, 105), 4]]], 102))
+    assert long.int().tolist() == [[0, 0, *[1] * 99, 0]]
+
+
+PARTED = """\
+他们 研究 生命 起源 。
+她 研究 生命 科学 。
+
+研究生 毕业 。
+他 才 能 来 。
+我 才 能 去 。
+他们 有 才能 。
+"""
+"""The longest match reads 研究生 | 命, and 才能 in the three last."""
+
+
+def parted(words: WordList, tokenizer, text: str) -> str:
+    """A text with spaces where the list parts it."""
+    (ids,) = tokenizer.encode_batch([text])
+    assert len(ids) == len(text)
+    inside = words.insides(batch_of([[ids]], len(ids)))[0].tolist()
+    return "".join(sign if goes_on else f" {sign}" for sign, goes_on in zip(text, inside, strict=True))[1:]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_text_of_parted_words_says_how_they_are_parted(tmp_path, packed):
+    """The list of its words alone parts it otherwise."""
+    tokenizer = train_tokenizer(TokenizerConfig(name="wordpiece", vocab_size=25), [PARTED] * 5)
+    whole = PARTED.replace(" ", "")
+    # the tokenizer does not see the spaces: the same text may be trained on
+    assert tokenizer.encode_batch([PARTED]) == tokenizer.encode_batch([whole])
+    path = tmp_path / ("parted.txt.gz" if packed else "parted.txt")
+    with gzip.open(path, "wt", encoding="utf-8") if packed else path.open("w", encoding="utf-8") as file:
+        file.write(PARTED)
+    words = word_list(read_words(path, tokenizer))
+    texts = ["他们研究生命起源。", "研究生毕业。", "我才能去。", "他们有才能。", "她研究生命起源。"]
+    assert [parted(words, tokenizer, text) for text in texts] == [
+        "他们 研究 生命 起源 。",
+        "研究生 毕业 。",
+        "我 才 能 去 。",
+        "他们 有 才 能 。",  # as it is most often: the list knows no more of it than its characters
+        "她 研究 生命 起源 。",
+    ]
+    assert words.agreement == pytest.approx(26 / 27)
+    alone = WordList(word for line in read_words(path, tokenizer) for word in line)
+    assert [parted(alone, tokenizer, text) for text in texts[:3]] == [
+        "他们 研究生 命 起源 。",
+        "研究生 毕业 。",
+        "我 才能 去 。",
+    ]
+    objective = f"objective.words={path}"
+    config = compose(["model=bert", "tokenizer=wordpiece", "objective.unit=word", objective])
+    module = BertModule(config.objective, model=SMALL["bert"], special=tokenizer.special)
+    assert words_told(config, module) is None
+    module.objective.tell_words(words)
+    told = f"{objective}: {len(words)} entries; 96.3% of its words are found as they are parted there"
+    assert words_told(config, module) == told
+
+
+def test_the_share_that_is_found_is_counted_plainly():
+    draw = random.Random(1)
+    words = [tuple(draw.choices(range(5, 8), k=draw.choice([1, 1, 2, 2, 3, 4]))) for _ in range(40)]
+    lines = [draw.choices(words, k=draw.randint(1, 9)) for _ in range(200)]
+    made = word_list(lines)
+    right = total = right_alone = 0
+    for line in lines:
+        if len(line) == 1:
+            continue
+        row = batch_of([[[token for word in line for token in word]]], sum(map(len, line)))
+        ends = list(accumulate(map(len, line)))
+        for by, found in ((made, "list"), (WordList(words), "alone")):
+            inside = [*by.insides(row)[0].tolist(), False]
+            hits = sum(
+                not inside[end - len(word)] and all(inside[end - len(word) + 1 : end]) and not inside[end]
+                for word, end in zip(line, ends, strict=True)
+            )
+            right, right_alone = right + hits * (found == "list"), right_alone + hits * (found == "alone")
+        total += len(line)
+    assert made.agreement == pytest.approx(right / total)
+    assert right_alone / total + 0.05 < made.agreement < 1
+
+
+def test_a_word_that_cannot_be_spelt_ends_a_line(tmp_path):
+    tokenizer = train_tokenizer(TokenizerConfig(name="wordpiece", vocab_size=25), [PARTED] * 5)
+    path = tmp_path / "parted.txt"
+    path.write_text("他们 研究 图书馆 研究 生命\n图书馆\n", encoding="utf-8")
+    found = [[tokenizer.decode(word) for word in line] for line in read_words(path, tokenizer)]
+    assert found == [["他 们", "研 究"], ["研 究", "生 命"]]

@@ -15,6 +15,7 @@ from lmzoo.modules import MODULES, LanguageModelModule
 from lmzoo.nn.char_cnn import characters_of
 from lmzoo.objectives.config import MlmConfig, by_counts, by_words
 from lmzoo.objectives.mlm import Mlm
+from lmzoo.objectives.segmentation import word_list
 from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.text.word_list import read_words
 
@@ -67,8 +68,19 @@ def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
     )
     if isinstance(config.objective, MlmConfig) and config.objective.words is not None:
         assert isinstance(module.objective, Mlm)
-        module.objective.tell_words(read_words(Path(config.objective.words), store.tokenizer))
+        lines = read_words(Path(config.objective.words), store.tokenizer)
+        module.objective.tell_words(word_list(lines))
     return module
+
+
+def words_told(config: TrainConfig, module: LanguageModelModule) -> str | None:
+    """How far the words of a text whose words are parted are found as they are there."""
+    words = module.objective.word_list if isinstance(module.objective, Mlm) else None
+    if words is None or words.agreement is None:
+        return None
+    assert isinstance(config.objective, MlmConfig)
+    share = f"{words.agreement:.1%} of its words are found as they are parted there"
+    return f"objective.words={config.objective.words}: {len(words):,} entries; {share}"
 
 
 def precision_of(hardware: HardwareConfig) -> str:

@@ -83,8 +83,9 @@ class MlmConfig(TokenLossConfig):
     """What is chosen as one, in training: `token`, `word` (all pieces of a word), `span` (words in a row, of
     geometric length, replaced or kept together: SpanBERT's) or `ngram` (one to three words: ALBERT's)."""
     words: str | None = None
-    """A text file with one word a line, for texts that do not part their words (Chinese): tokens that spell such a
-    word are one, the longest first; with every unit but `token`. Sure of words in characters (tokenizer=wordpiece)."""
+    """For texts that do not part their words (Chinese), a file of words, one a line, or of sentences whose words are
+    parted by spaces: tokens that spell such a word are one, the longest first, parted as in these sentences; with
+    every unit but `token`. Sure of words in characters (tokenizer=wordpiece)."""
     span_boundary: bool = False
     """`unit=span`: predict each token of a span also from the two states just outside of it, and add that loss
     (SpanBERT's span-boundary objective)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -131,9 +130,9 @@ class Mlm(Objective):
         """Take the (V,) table of which ids make one word, by which words and spans are found in training."""
         self.joints = joints
 
-    def tell_words(self, words: Iterable[Sequence[int]]) -> None:
-        """Take the ids of words that the joints do not tell, one sequence a word."""
-        self.word_list = WordList(words)
+    def tell_words(self, words: WordList) -> None:
+        """Take the words that the joints do not tell."""
+        self.word_list = words
 
     @property
     def weights(self) -> dict[str, float]:
