@@ -21,7 +21,10 @@ from lmzoo.tasks.result import save as save_task
 from lmzoo.yardsticks.base import Measured, hash_of
 from lmzoo.yardsticks.base import save as save_yardstick
 
-PARTS = {"clm": ["clm"], "mlm": ["mlm"], "mlm_nsp": ["mlm", "nsp"], "bilm": ["forward", "backward"]}
+PARTS = {
+    **{"clm": ["clm"], "mlm": ["mlm"], "mlm_nsp": ["mlm", "nsp"], "bilm": ["forward", "backward"]},
+    "hybrid": ["mlm", "clm"],
+}
 COSTS = {
     "gpt": (36.4e12, 288.0, 3_970_000),
     "bert": (11.9e12, 132.0, 600_000),
@@ -109,9 +112,18 @@ def header(folder: Path) -> dict[str, Any]:
 
 
 def add_pairs(
-    folder: Path, right: float, *, items: int = 60, which: str = "blimp", key: str = "", ngram: bool = True
+    folder: Path,
+    right: float,
+    *,
+    items: int = 60,
+    which: str = "blimp",
+    key: str = "",
+    ngram: bool = True,
+    reading: str | None = None,
+    told: str | None = None,
 ) -> None:
-    """Minimal pairs, of three paradigms in three phenomena; ``key`` seeds which of them are right."""
+    """Minimal pairs, of three paradigms in three phenomena; ``key`` seeds which of them are right, ``reading`` was
+    asked for, and ``told`` is the reading of a model that has several."""
     draw = np.random.default_rng(crc32(f"{right} {key}".encode()))
     made, paradigms = [], [f"paradigm_{number}" for number in range(3)]
     for number in range(items):
@@ -133,7 +145,8 @@ def add_pairs(
     }
     figure = float(np.mean(list(of.values())))
     measured = Measured(figure, "% correct", True, "accuracy", parts, {}, made, hash_of([which, str(items)]))
-    save_yardstick(folder, "minimal_pairs", measured, header(folder))
+    of_several = {"reading": told or reading} if told or reading else {}
+    save_yardstick(folder, "minimal_pairs", measured, header(folder) | of_several, reading=reading)
 
 
 def add_bits(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,77 @@ def test_a_clear_difference_is_settled_and_a_small_one_is_not(found):
     assert open_still["verdict"] == "inconclusive"
     assert open_still["seeds_to_settle"] not in (None, 3)
     assert open_still["permutation_p"] is None
+
+
+def test_readings_of_one_model_are_figures_of_their_own(tmp_path):
+    """None is mixed with another; what reads so in any case stands beside it, on the same items alone."""
+    for seed in (1, 2):
+        for name, right, other in (("hybrid", 0.85, 0.6), ("half", 0.7, 0.65)):
+            share = "0.0625" if name == "hybrid" else "0.5"
+            changes = ["model=bert", "objective=hybrid", f"objective.causal_share={share}"]
+            folder = make_run(tmp_path / f"{name}-{seed}", *changes, seed=seed)
+            add_pairs(folder, right, key=f"{name} {seed}", told="full")
+            add_pairs(folder, other, key=f"{name} past {seed}", reading="past")
+        for model, right in (("gpt", 0.8), ("bert", 0.75), ("elmo", 0.5)):
+            add_pairs(
+                make_run(tmp_path / f"{model}-{seed}", f"model={model}", seed=seed), right, key=f"{seed}"
+            )
+    results = compare(f"{tmp_path}/*")
+    plain, past = cell(results, "minimal_pairs"), cell(results, "minimal_pairs (read as past)")
+    assert [each["name"] for each in results["cells"] if each["section"] == "yardstick"] == [
+        "minimal_pairs",
+        "minimal_pairs (read as past)",
+    ]
+
+    def figures(of: dict) -> dict[str, list[float]]:
+        return {row["runs"][0][:-2]: row["figures"] for row in of["rows"]}
+
+    def written(place: str, name: str) -> list[float]:
+        files = [
+            tmp_path / f"{name}-{seed}" / "evaluations" / place / "minimal_pairs.json" for seed in (1, 2)
+        ]
+        return [json.loads(file.read_text())["figure"] for file in files]
+
+    names = ("hybrid", "half", "gpt", "bert", "elmo")
+    assert figures(plain) == {name: written("", name) for name in names}
+    hybrids = {name: written("reading-past", name) for name in ("hybrid", "half")}
+    assert figures(past) == hybrids | {"gpt": written("", "gpt")}
+    assert (past["drawn"], past["units"]) == ("pairs within their paradigms", 180)
+    assert all(
+        each["paired"] and each["method"] == plain["comparisons"][0]["method"] for each in past["comparisons"]
+    )
+    assert "read so in any case, with the figure of minimal_pairs: gpt" in past["notes"]
+    assert set(results["phenomena"]["arms"]) == {row["arm"] for row in plain["rows"]}
+
+
+@pytest.mark.parametrize(
+    ("reading", "model", "items", "together"),
+    [
+        ("past", "gpt", 60, True),
+        ("past", "bert", 60, False),
+        ("full", "bert", 60, True),
+        ("full", "elmo", 60, False),
+        ("past", "gpt", 50, False),  # asked other items, it is not held against the hybrid
+    ],
+)
+def test_what_reads_so_in_any_case_stands_beside_a_reading(tmp_path, reading, model, items, together):
+    add_pairs(make_run(tmp_path / "a", "model=bert", "objective=hybrid"), 0.7, reading=reading)
+    add_pairs(make_run(tmp_path / "b", f"model={model}"), 0.7, items=items)
+    (tmp_path / "a" / "evaluations" / "reading-sideways").mkdir()
+    (tmp_path / "a" / "evaluations" / "reading-sideways" / "minimal_pairs.json").write_text("{}")
+    rows = cell(compare(f"{tmp_path}/*"), f"minimal_pairs (read as {reading})")["rows"]
+    assert [row["runs"] for row in rows] == [["a"], ["b"]][: 1 + together]
+
+
+def test_a_reading_along_the_way_is_a_line_of_its_own(tmp_path):
+    folder = make_run(tmp_path / "a", "model=bert", "objective=hybrid")
+    add_pairs(folder, 0.6, reading="past")
+    place = folder / "evaluations"
+    for step in (100, 1000):
+        (place / f"step-{step}").mkdir()
+        shutil.copytree(place / "reading-past", place / f"step-{step}" / "reading-past")
+    (line,) = compare(folder)["along"]
+    assert (line["name"], line["step"]) == ("minimal_pairs (read as past)", [100, 1000, 2000])
 
 
 def test_bits_per_byte_of_two_kinds_are_kept_apart(found):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from lmzoo.analysis.arms import flat
@@ -57,7 +57,7 @@ def sort(arms: Arms) -> Sorted:
 
 
 def _yardsticks(arms: Arms, found: Sorted) -> None:
-    for name, taken in taken_by_name(arms, lambda run: run.evaluations).items():
+    for name, taken in taken_by_name(arms, _read_in_any_case(arms)).items():
         known = [(run, outcome) for run, outcome in taken if outcome.record["figure"] is not None]
         refuse_other_items(name, known)
         for run, outcome in taken:
@@ -75,15 +75,44 @@ def _yardsticks(arms: Arms, found: Sorted) -> None:
             found.cells.append(_yardstick(name, kind, members))
 
 
+def _read_in_any_case(arms: Arms) -> Callable[[Run], Mapping[str, Outcome]]:
+    """What gives a run's yardsticks; beside those of a reading that was asked for, under the same name, the same
+    yardstick on the same items of models that read so in any case: a causal one as `past`, a masked one as `full`.
+    """
+    asked: dict[str, Outcome] = {}
+    for run in (run for runs in arms.values() for run in runs):
+        for name, outcome in run.evaluations.items():
+            if outcome.reading is not None:
+                asked.setdefault(name, outcome)
+
+    def of(run: Run) -> dict[str, Outcome]:
+        found = dict(run.evaluations)
+        for name, other in asked.items():
+            own = run.evaluations.get(other.yardstick)
+            if name in found or own is None:
+                continue
+            reads = own.record.get("reading") or run.config.get("context")
+            if reads == other.reading and own.record["items_hash"] == other.record["items_hash"]:
+                found[name] = own
+        return found
+
+    return of
+
+
 def _yardstick(name: str, kind: str, members: Sequence[tuple[Run, Outcome]]) -> Cell:
     record = members[0][1].record
     cell = cell_of(
         "yardstick", name, kind, str(record["unit"]), bool(record["higher_is_better"]), members, "figure"
     )
     cell.controls = controls_of(members, _beside_yardstick)
-    if name in DESCRIBES:
+    yardstick = members[0][1].yardstick
+    if yardstick in DESCRIBES:
         cell.merit = False
-        cell.notes.append(DESCRIBES[name])
+        cell.notes.append(DESCRIBES[yardstick])
+    if any(outcome.reading is not None for _, outcome in members):
+        same = arms_of((run, outcome) for run, outcome in members if outcome.reading is None)
+        if same:
+            cell.notes.append(f"read so in any case, with the figure of {yardstick}: {', '.join(same)}")
     published = (record.get("parts") or {}).get("published", {}).get("overall") or (
         record.get("settings") or {}
     ).get("published")

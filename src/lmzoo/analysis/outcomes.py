@@ -43,7 +43,7 @@ class Aligned:
 # ---------------------------------------------------------------------------------- yardsticks
 
 
-def of_yardstick(name: str, outcomes: Sequence[Outcome]) -> Aligned | str:
+def of_yardstick(outcomes: Sequence[Outcome]) -> Aligned | str:
     """The items of one yardstick in several runs, which have the same ``items_hash``; or why not.
 
     Raises:
@@ -51,7 +51,7 @@ def of_yardstick(name: str, outcomes: Sequence[Outcome]) -> Aligned | str:
     """
     if missing := next((one for one in outcomes if not one.items_path.is_file()), None):
         return f"{missing.items_path.name} of a run is not there"
-    match name:
+    match outcomes[0].yardstick:
         case "bits_per_byte" | "pseudo_likelihood" | "length_extrapolation":
             found = _blocks(outcomes)
         case "corpus_pairs":

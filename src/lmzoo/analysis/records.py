@@ -22,6 +22,7 @@ EVALUATIONS, TASKS = "evaluations", "finetune"
 SEARCH = "search.json"
 """Beside the runs of a sweep: the learning rates that were tried for each arm."""
 _STEP = re.compile(r"step-(\d+)")
+_READING = re.compile(r"reading-(full|past)")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ class Outcome:
     path: Path
     record: dict[str, Any]
     items_path: Path
+    reading: str | None = None
+    """The one that was asked for, of a model that has several; see ``yardsticks.base.save``."""
+
+    @property
+    def yardstick(self) -> str:
+        """Its name, whatever the reading."""
+        return self.path.stem
+
+    @property
+    def name(self) -> str:
+        """What its figures stand under: one reading is not mixed with another."""
+        return self.yardstick if self.reading is None else read_as(self.yardstick, self.reading)
 
     def items(self) -> list[dict[str, Any]]:
         """The items, in order.
@@ -70,6 +83,11 @@ class Outcome:
             raise _damaged(self.items_path, f"{count} items where {self.record.get('items')} were measured")
 
 
+def read_as(yardstick: str, reading: str) -> str:
+    """`minimal_pairs (read as past)`."""
+    return f"{yardstick} (read as {reading})"
+
+
 def _damaged(path: Path, what: str) -> LmzooError:
     return LmzooError(f"{path} is damaged ({what}); measure it again, or remove it with its JSON")
 
@@ -87,6 +105,7 @@ class Run:
     arm: str = ""
     """Set when the runs are told apart."""
     evaluations: dict[str, Outcome] = field(default_factory=dict)
+    """By ``Outcome.name``."""
     tasks: dict[str, Outcome] = field(default_factory=dict)
     """By the name of the folder: TASK-MODE, and what is not at its default."""
     steps: dict[str, list[tuple[int, Outcome]]] = field(default_factory=dict)
@@ -234,12 +253,12 @@ def _read(folder: Path) -> Run:
         run.metrics = read_json(path)
         if not all(isinstance(run.metrics.get(part), dict) for part in ("run", "ledger", "valid")):
             raise LmzooError(f"{path} is not what a run writes (run, ledger, valid); leave the run out")
-    for file in sorted((folder / EVALUATIONS).glob("*.json")):
-        run.evaluations[file.stem] = _outcome(file, file.with_name(f"{file.stem}.items.jsonl.gz"))
-    for file in sorted((folder / EVALUATIONS).glob("step-*/*.json")):
-        if number := _STEP.fullmatch(file.parent.name):
-            outcome = _outcome(file, file.with_name(f"{file.stem}.items.jsonl.gz"))
-            run.steps.setdefault(file.stem, []).append((int(number[1]), outcome))
+    for outcome in _outcomes(folder / EVALUATIONS):
+        run.evaluations[outcome.name] = outcome
+    for place in sorted((folder / EVALUATIONS).glob("step-*")):
+        if number := _STEP.fullmatch(place.name):
+            for outcome in _outcomes(place):
+                run.steps.setdefault(outcome.name, []).append((int(number[1]), outcome))
     for points in run.steps.values():
         points.sort(key=lambda point: point[0])
     for file in sorted((folder / TASKS).glob("*/result.json")):
@@ -247,11 +266,19 @@ def _read(folder: Path) -> Run:
     return run
 
 
-def _outcome(file: Path, items: Path) -> Outcome:
+def _outcomes(folder: Path) -> Iterator[Outcome]:
+    """The yardsticks in a folder, and below it those of a reading that was asked for."""
+    for file in sorted(folder.glob("*.json")) + sorted(folder.glob("reading-*/*.json")):
+        of = _READING.fullmatch(file.parent.name)
+        if file.parent == folder or of:
+            yield _outcome(file, file.with_name(f"{file.stem}.items.jsonl.gz"), of[1] if of else None)
+
+
+def _outcome(file: Path, items: Path, reading: str | None = None) -> Outcome:
     record = read_json(file)
     if "items_hash" not in record or not {"figure", "score"} & set(record):
         raise LmzooError(f"{file} is not what a yardstick or a task writes; remove it, or measure it again")
-    return Outcome(file, record, items)
+    return Outcome(file, record, items, reading)
 
 
 def read_json(path: Path) -> dict[str, Any]:

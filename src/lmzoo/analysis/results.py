@@ -181,7 +181,7 @@ def _aligned(cell: Cell) -> Aligned | str:
     several = [outcome for members in cell.outcomes.values() for outcome in members]
     if cell.section == "loss":
         return "a loss is known of all rows together only"
-    return outcomes.of_task(several) if cell.section == "task" else outcomes.of_yardstick(cell.name, several)
+    return outcomes.of_task(several) if cell.section == "task" else outcomes.of_yardstick(several)
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
