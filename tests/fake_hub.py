@@ -1,4 +1,4 @@
-"""A server on this machine that answers as Hugging Face's hub does about one data set."""
+"""A server on this machine that answers as Hugging Face's hub does about one data set, or one model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def digest(content: bytes) -> str:
 
 
 class Hub:
-    """What the data set holds, by commit; the last commit is the newest."""
+    """What it holds, by commit; the last commit is the newest."""
 
     def __init__(self) -> None:
         self.commits: dict[str, Mapping[str, bytes]] = {}
@@ -51,18 +51,18 @@ def serving(hub: Hub) -> Iterator[str]:
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = unquote(urlparse(self.path).path)
-            if found := re.fullmatch(rf"/api/datasets/{NAME}(?:/revision/(.+))?", path):
+            if found := re.fullmatch(rf"/api/(?:datasets|models)/{NAME}(?:/revision/(.+))?", path):
                 if commit := hub.find(found[1] or ""):
                     files = [{"rfilename": name} for name in hub.commits[commit]]
                     return self.send(json.dumps({"id": NAME, "sha": commit, "siblings": files}).encode())
-            elif found := re.fullmatch(rf"/api/datasets/{NAME}/tree/([^/]+)", path):
+            elif found := re.fullmatch(rf"/api/(?:datasets|models)/{NAME}/tree/([^/]+)", path):
                 if commit := hub.find(found[1]):
                     entries = [
                         {"type": "file", "path": name, "size": len(content), "oid": digest(content)}
                         for name, content in hub.commits[commit].items()
                     ]
                     return self.send(json.dumps(entries).encode())
-            elif found := re.fullmatch(rf"/datasets/{NAME}/resolve/([^/]+)/(.+)", path):
+            elif found := re.fullmatch(rf"(?:/datasets)?/{NAME}/resolve/([^/]+)/(.+)", path):
                 commit = hub.find(found[1])
                 if commit and found[2] in hub.commits[commit]:
                     return self.send(hub.commits[commit][found[2]], commit)

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from builders import SMALL
+from fake_hub import NAME, Hub, serving
 from hub_folders import FORMS, edit, made_folder, module_of
 from lmzoo.errors import LmzooError
 from lmzoo.hub.describe import LATER, describe, find_model
@@ -280,6 +282,29 @@ def test_a_name_on_the_hub_is_found_in_its_cache(tmp_path, folder):
     told = on_the_hub("somebody/another", tmp_path / "cache").stdout
     assert told.startswith("refused: somebody/another: there is no such folder, and the hub did not give")
     assert told.count("\n") == 1
+
+
+def test_both_halves_of_an_electra_are_fetched_and_no_other_subfolder(tmp_path, tokenizer):
+    pytest.importorskip("huggingface_hub")
+    model = complete(SMALL["bert_2018"], size=None, pairs=False, seq_len=24)
+    module = MODULES["bert_2018"]("rtd", model=model, special=tokenizer.special)
+    export_model(tmp_path / "model", module, model, 24, tokenizer)
+    (tmp_path / "cache").mkdir()
+    files = {p.relative_to(tmp_path / "model").as_posix(): p for p in (tmp_path / "model").rglob("*.*")}
+    hub = Hub()
+    commit = hub.commit({name: p.read_bytes() for name, p in files.items()} | {"onnx/config.json": b"{}"})
+    with serving(hub) as address:
+        settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
+        form, _, folder = on_the_hub(NAME, tmp_path / "cache", **settings).stdout.split()
+    assert (form, Path(folder).name) == ("electra", commit)
+    assert (Path(folder) / "generator" / "model.safetensors").is_file()
+    assert not (Path(folder) / "onnx").exists()
+    loaded = load_exported(folder)
+    assert loaded.note == ""
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, loaded.module.state_dict()[name]), name
+    # fetched once, both halves are there without the network
+    assert on_the_hub(NAME, tmp_path / "cache").stdout.split()[2] == folder
 
 
 def test_without_the_extra_a_hub_name_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from lmzoo.errors import LmzooError
 from lmzoo.hub.allennlp import describe_options, is_published
 from lmzoo.hub.foreign import read_config
 from lmzoo.hub.forms import Form, native_form
-from lmzoo.hub.headers import CONFIG, WEIGHTS, read_json, tensor_names, weights_file
+from lmzoo.hub.headers import CONFIG, GENERATOR_FOLDER, WEIGHTS, read_json, tensor_names, weights_file
 from lmzoo.nn.config import MODELS, ModelConfig
 from lmzoo.objectives.config import OBJECTIVES, BilmConfig, ObjectiveConfig
 from lmzoo.plain_yaml import read_yaml
@@ -273,9 +273,16 @@ def _fetch(name: str) -> Path:
             "takes pip install 'lmzoo[hub]'"
         ) from error
     try:
-        folder = _snapshot(snapshot_download, name, "model*.safetensors")
+        weights = "model*.safetensors"
+        folder = _snapshot(snapshot_download, name, weights)
         if weights_file(folder) is None:
-            folder = _snapshot(snapshot_download, name, "pytorch_model*.bin")
+            weights = "pytorch_model*.bin"
+            folder = _snapshot(snapshot_download, name, weights)
+        if (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") == "electra":
+            beside = [f"{GENERATOR_FOLDER}/{file}" for file in (CONFIG, weights)]
+            snapshot_download(name, revision=folder.name, allow_patterns=beside)
+    except LmzooError:
+        raise
     except Exception as error:  # a dozen types: no network, no such name, no right to it, no room
         raise LmzooError(
             f"{name}: there is no such folder, and the hub did not give a model of that name "

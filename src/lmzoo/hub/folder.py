@@ -23,7 +23,7 @@ from lmzoo.hub.describe import ALLENNLP, OWN, describe, find_model
 from lmzoo.hub.elmo import load_published
 from lmzoo.hub.files import write_weights
 from lmzoo.hub.forms import Form, described, native_form, write_config, write_generator_config
-from lmzoo.hub.headers import CONFIG, WEIGHTS
+from lmzoo.hub.headers import CONFIG, GENERATOR_FOLDER, WEIGHTS
 from lmzoo.hub.native import BACKBONE, GENERATOR, HEAD, TRAINING_ALONE, refuse_misfits, to_native
 from lmzoo.hub.reading import SPELLING, AbsentHead, Loaded, build_empty, fill, module_state, read_folder
 from lmzoo.modules import LanguageModelModule
@@ -44,7 +44,7 @@ _WRITTEN = {
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
-    GENERATOR.rstrip("."),
+    GENERATOR_FOLDER,
 }
 """Files of an export, beside code; a folder of nothing else may be written over."""
 
@@ -114,7 +114,7 @@ def export_model(
         else:
             classes = _write_native(made, module, model, chosen, seq_len, special, said)
         causal = context.value == "past"
-        for place in (made, made / GENERATOR.rstrip(".")):
+        for place in (made, made / GENERATOR_FOLDER):
             if place.is_dir():
                 _write_tokenizer(place, tokenizer, seq_len, segments=bool(model.num_segments), causal=causal)
         if causal:
@@ -191,7 +191,7 @@ def _write_native(
     whole = {name: tensor for name, tensor in theirs.items() if not name.startswith(GENERATOR)}
     write_weights(folder / WEIGHTS, whole)
     if isinstance(asked, RtdConfig):
-        beside = folder / GENERATOR.rstrip(".")
+        beside = folder / GENERATOR_FOLDER
         beside.mkdir()
         _write_json(beside / CONFIG, write_generator_config(config, model, asked))
         shared = {name: tensor for name, tensor in whole.items() if name.startswith("electra.embeddings.")}

@@ -12,6 +12,8 @@ from lmzoo.errors import LmzooError
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+GENERATOR_FOLDER = "generator"
+"""In the folder of an ELECTRA that was written here, its other half."""
 NAMES = (WEIGHTS, INDEX, PICKLED, PICKLED_INDEX)
 """Where weights are looked for in a folder, in this order."""
 ADVICE = "export or fetch it again"

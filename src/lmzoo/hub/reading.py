@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmzoo.errors import LmzooError
 from lmzoo.hub.describe import OWN, Description
 from lmzoo.hub.files import read_weights
-from lmzoo.hub.headers import ADVICE, CONFIG
+from lmzoo.hub.headers import ADVICE, CONFIG, GENERATOR_FOLDER
 from lmzoo.hub.native import (
     ANSWER,
     GENERATOR,
@@ -84,7 +84,7 @@ def read_folder(
     described = _with_special(description, tokenizer)
     tensors = read_weights(description.folder)
     if description.form == "electra" and description.special is not None:  # written here, so with its size
-        tensors |= _read_generator(description.folder / GENERATOR.rstrip("."), tensors)
+        tensors |= _read_generator(description.folder / GENERATOR_FOLDER, tensors)
     return described, tokenizer, tensors
 
 
