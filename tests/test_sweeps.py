@@ -17,6 +17,7 @@ from lmzoo import cli
 from lmzoo.config import load_config
 from lmzoo.errors import LmzooError
 from lmzoo.sweeps import record
+from lmzoo.sweeps.command import put_down
 from lmzoo.sweeps.progress import at_once_of, duration, line, seconds_left
 from lmzoo.sweeps.record import DONE, FAILED, RUNNING, SKIPPED, STOPPED, Job, State, read_record, read_states
 
@@ -358,6 +359,48 @@ def test_a_signal_ends_the_sweep_and_says_how_to_go_on():
     assert process.returncode == 130
     assert f"sweep.resume={Path.cwd() / 'sweep'}" in error
     assert {n: s.state for n, s in read_states(Path("sweep")).items()} == {0: DONE, 1: STOPPED}
+
+
+def test_jobs_whose_processes_an_interruption_has_ended_are_put_down_as_stopped(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    began = time.time()
+    for number, (what, started, process) in enumerate(
+        [(RUNNING, began, ended.pid), (DONE, began, ended.pid), (RUNNING, began - 60, ended.pid)]
+    ):
+        State(number, f"job {number}", what, started=started, process=process).write(tmp_path)
+    put_down(tmp_path, began)
+    # the last one belongs to another command
+    assert {n: s.state for n, s in read_states(tmp_path).items()} == {0: STOPPED, 1: DONE, 2: RUNNING}
+
+
+@pytest.mark.slow
+def test_a_signal_to_a_launcher_with_workers_leaves_no_job_running():
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    Path("stub.py").write_text(
+        "import time\n"
+        "from lmzoo import cli\n"
+        "def job(config, folder, resuming):\n"
+        "    (folder / 'started').write_text('')\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    cli.run(job)\n"
+    )
+    asked = ["-m", "seed=1,2,3", "hydra.sweep.dir=sweep", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(
+        [sys.executable, "stub.py", *asked],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    until = time.monotonic() + 60
+    while len([*Path("sweep").glob("*/started")]) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"sweep.resume={Path.cwd() / 'sweep'}" in error
+    assert {n: s.state for n, s in read_states(Path("sweep")).items()} == {0: STOPPED, 1: STOPPED}
 
 
 # ---------------------------------------------------------------------------------- how far it is

@@ -26,6 +26,7 @@ from lmzoo.sweeps.record import (
     MINE,
     RUNNING,
     SKIPPED,
+    STOPPED,
     Job,
     Record,
     Skipped,
@@ -237,6 +238,8 @@ def _launched(
         try:
             launch(jobs.start, argv, None if choose is None else chosen)
         except (KeyboardInterrupt, SystemExit):
+            if jobs.began:
+                put_down(announced().folder, began)
             _tell_how_to_go_on(jobs, named)
             raise
         except Exception as caught:
@@ -277,6 +280,24 @@ def _teller(planned: Sequence[Job] | None, began: float) -> Callable[[Job], obje
         say(f"{line(every, states, 1, time.time())} · {job.name}")
 
     return tell
+
+
+def put_down(folder: Path, began: float) -> None:
+    """Put jobs down as stopped that were begun since ``began`` and whose process an interruption has ended before
+    it could say so; those that have not ended soon are left to say it themselves."""
+    until = time.monotonic() + _SECONDS_TO_END
+    while True:
+        running = [s for s in read_states(folder).values() if s.started >= began and s.state == RUNNING]
+        for state in running:
+            if not state.is_running(folder):
+                state.state, state.ended = STOPPED, time.time()
+                state.write(folder)
+        if all(state.state == STOPPED for state in running) or time.monotonic() > until:
+            return
+        time.sleep(0.1)
+
+
+_SECONDS_TO_END = 3.0
 
 
 def _tell_how_to_go_on(jobs: Jobs, named: Path | None) -> None:
