@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from builders import SMALL, SPECIAL, VOCAB_SIZE, loss_of, random_batch
 from lmzoo.config import compose
 from lmzoo.errors import LmzooError
-from lmzoo.hub.folder import load_exported
+from lmzoo.hub.folder import initialize_from, load_exported
 from lmzoo.hub.forms import native_form
 from lmzoo.modules import BertModule, ElmoModule, GptModule
 from lmzoo.nn.adaptive import AdaptiveHead
@@ -208,6 +208,7 @@ def test_cutoffs_are_shares_of_the_vocabulary_unless_given():
             "do not ascend between 0 and the size of the vocabulary",
         ),
         (["objective.tail_divisor=0.5"], r"objective.tail_divisor=0.5"),
+        (["objective.tail_divisor=400"], r"objective.tail_divisor=400"),
         (["objective.num_samples=5"], "objective.num_samples=5 goes with objective.loss=sampled"),
         (["objective.loss=full", "objective.cutoffs=[5]"], "goes with objective.loss=adaptive; add it"),
         (["objective.loss=sampled", "objective.tail_divisor=2"], "goes with objective.loss=adaptive; add it"),
@@ -254,5 +255,14 @@ def test_a_run_is_logged_read_back_and_gone_on_from(corpus, tmp_path):
     )
     assert (brought.tokenizer.name, brought.objective.loss) == ("word", "adaptive")  # type: ignore[attr-defined]
     assert tuple(brought.objective.cutoffs) == head.cutoffs  # type: ignore[attr-defined]
+    named = compose([f"init_from={tmp_path / 'first'}", "model=gpt", *settings, *corpus])
+    assert named.objective == brought.objective
+    with pytest.raises(LmzooError, match=r"give objective\.loss=adaptive, or another objective") as caught:
+        initialize_from(
+            GptModule(ClmConfig(), model=SMALL["gpt"], special=SPECIAL),
+            tmp_path / "first",
+            loaded.tokenizer,
+        )
+    assert "\n" not in str(caught.value)
     second = start(tmp_path / "second", brought)
     assert second["valid"]["loss"] == pytest.approx(record["valid"]["loss"], rel=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmzoo.errors import LmzooError
 from lmzoo.training import train
@@ -53,6 +54,14 @@ def test_an_interrupted_trunk_keeps_each_branch_once(tmp_path):
     train(config, tmp_path / "run", resuming=True)
     assert (tmp_path / "run" / "checkpoints" / "branch-0.2.ckpt").stat().st_mtime_ns == early
     assert checkpoint(tmp_path / "run", "branch-0.6")["ledger"]["steps"] == 12
+
+
+def test_a_trunk_from_before_a_key_was_there_has_its_default(tmp_path):
+    kept = trunk(tmp_path)
+    content = torch.load(kept, weights_only=False)
+    del content["lmzoo"]["config"]["objective"]["tail_divisor"]
+    torch.save(content, kept)
+    start(tmp_path / "branch", config_of("gpt", "clm", tmp_path, *BRANCH, f"branch_from={kept}"))
 
 
 def test_what_is_no_branch_is_refused_before_anything_is_trained(tmp_path):

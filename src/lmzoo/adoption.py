@@ -55,10 +55,13 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
     brought: dict[str, str] = {}
     if "model" not in given and "experiment" not in given:
         brought |= {"model": described.model.name, "objective": described.objective}
-    same = given.get("objective", brought.get("objective")) == described.objective
-    if same:
+    objective = given.get("objective", brought.get("objective"))
+    if objective == described.objective:
         brought["context"] = described.context
-    asked = _model_asked_for(overrides, brought, composed)
+    config = _asked_for(overrides, brought, composed)
+    asked = None if config is None else config.model
+    if objective is None and config is not None:
+        objective = config.objective.name  # the one that the model brings
     if asked is not None and MODELS.get(str(asked.name)) is type(described.model):
         if "model" in given:
             _refuse_other_architecture(source, described.model, asked)
@@ -66,13 +69,13 @@ def with_adopted(overrides: list[str], composed: Callable[[list[str]], Any]) -> 
         brought |= {
             f"model.{name}": _spelt(value) for name, value in shape.items() if name not in _NOT_ADOPTED
         }
-    if same and is_adaptive(described.objective_config):
+    if objective == described.objective and is_adaptive(described.objective_config):
         head = {
             name: getattr(described.objective_config, name) for name in ("loss", "cutoffs", "tail_divisor")
         }
         if given.get("objective.loss", "adaptive") == "adaptive":
             brought |= {f"objective.{name}": _spelt(value) for name, value in head.items()}
-            brought["tokenizer"] = "word"  # the only one that such a head takes
+            brought["tokenizer"] = "word"  # as such a head asks; the vocabulary itself is tokenizer.file's
     if described.tokenizer_path and not any(key.split(".")[0] == "tokenizer" for key in given):
         brought["tokenizer.file"] = _spelt(str(Path(described.tokenizer_path).absolute()))
     return [f"{key}={value}" for key, value in brought.items() if key not in given] + overrides
@@ -92,15 +95,13 @@ def with_task(overrides: list[str]) -> list[str]:
     return changed if any(key == "data" for key, _, _ in said) else ["data=task", *changed]
 
 
-def _model_asked_for(
-    overrides: list[str], brought: dict[str, str], composed: Callable[[list[str]], Any]
-) -> Any:
-    """The model's config that the command line's choices lead to; None in a sweep over several."""
+def _asked_for(overrides: list[str], brought: dict[str, str], composed: Callable[[list[str]], Any]) -> Any:
+    """The config that the command line's choices of a model lead to; None in a sweep over several."""
     if any(_is_sweep(entry.partition("=")[2]) for entry in overrides if entry.startswith("model=")):
         return None
     said = [entry for entry in overrides if entry.partition("=")[0] in ("model", "experiment")]
     try:
-        return composed([f"{key}={value}" for key, value in brought.items()] + said).model
+        return composed([f"{key}={value}" for key, value in brought.items()] + said)
     except LmzooError:  # refused in a moment, when all of the command line is composed
         return None
 

@@ -39,9 +39,13 @@ def read_trunk(config: TrainConfig, store: Store) -> Saved:
     saved = Saved(path, read_checkpoint(path))
     before, now = saved.content["lmzoo"]["config"], configs.to_dict(config)
     for section in (*SAME, "optimizer"):
-        was = before.get(section, now[section])
-        if was != now[section]:
-            raise LmzooError(f"branch_from={path}: its run had {_difference(section, was, now[section])}")
+        was, is_now = before.get(section, now[section]), now[section]
+        if isinstance(was, dict) and isinstance(
+            is_now, dict
+        ):  # what came later has its default, which is what was
+            is_now = {key: is_now.get(key) for key in was}
+        if was != is_now:
+            raise LmzooError(f"branch_from={path}: its run had {_difference(section, was, is_now)}")
     if saved.content["lmzoo"]["content"] != store.content:
         raise LmzooError(f"branch_from={path} was trained on another text or another tokenizer")
     if saved.content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]:

@@ -68,7 +68,7 @@ INTERVALS: dict[str, str] = {
     "model.num_segments": "[0, inf)",
     "model.max_positions": "[0, inf)",
     "objective.num_samples": "[1, inf)",
-    "objective.tail_divisor": "[1, inf)",
+    "objective.tail_divisor": "[1, 64]",
     "objective.label_smoothing": "[0, 1)",
     "objective.mask_rate": "(0, 1)",
     "objective.final_mask_rate": "(0, 1)",

@@ -150,7 +150,15 @@ def compared(arms: Mapping[str, Sequence[Run]]) -> tuple[dict[str, dict[str, str
     """
     several = {arm: settings(runs[0]) for arm, runs in arms.items()}
     keys = differing(list(several.values()))
-    apart = {key: {arm: shown(each.get(key, _NOTHING)) for arm, each in several.items()} for key in keys}
+    whole = {arm: flat(runs[0].config) for arm, runs in arms.items()}
+    apart = {
+        key: {
+            # what is there and empty is told from what is not there
+            arm: "null" if key not in each and key in whole[arm] else shown(each.get(key, _NOTHING))
+            for arm, each in several.items()
+        }
+        for key in keys
+    }
     runs = [run for members in arms.values() for run in members]
     machines = {
         arm: [flat(run.config.get("hardware") or {}, "hardware.") for run in each]

@@ -113,14 +113,15 @@ def _differs(results: Results) -> list[Block]:
                 ["key", *arms],
                 rows,
                 left=["key", *arms],
-                head="Differs (– : there is no such key, or it is empty):",
+                head="Differs (– : there is no such key):",
             )
         )
     elif differs:
         several, one = _by_values(differs)
         rows = [[arm, *(differs[key][arm] for key in several)] for arm in arms]
-        head = "Differs (– : there is no such key, or it is empty):"
-        blocks.append(Table(["arm", *several], rows, left=["arm", *several], head=head))
+        head = "Differs (– : there is no such key):"
+        if several:
+            blocks.append(Table(["arm", *several], rows, left=["arm", *several], head=head))
         if one:
             told = " · ".join(
                 f"{key} {value} ({_some(having, arms)})" for key, (value, having) in one.items()

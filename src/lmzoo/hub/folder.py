@@ -28,7 +28,7 @@ from lmzoo.hub.native import BACKBONE, GENERATOR, HEAD, TRAINING_ALONE, refuse_m
 from lmzoo.hub.reading import SPELLING, AbsentHead, Loaded, build_empty, fill, module_state, read_folder
 from lmzoo.modules import LanguageModelModule
 from lmzoo.nn.config import ModelConfig, TransformerConfig
-from lmzoo.objectives.config import RtdConfig
+from lmzoo.objectives.config import RtdConfig, is_adaptive
 from lmzoo.text.tokenizer import TextTokenizer
 from lmzoo.types import SpecialTokens
 
@@ -285,6 +285,15 @@ def initialize_from(module: LanguageModelModule, path: str | Path, tokenizer: Te
     own = own_weights(module)
     # a folder without heads, and another objective, leave the heads to be drawn
     same = description.objective == module.objective.config.name and not absent
+    theirs_is, ours_is = (
+        "adaptive" if is_adaptive(config) else "full"
+        for config in (description.objective_config, module.objective.config)
+    )
+    if same and theirs_is != ours_is:
+        raise LmzooError(
+            f"init_from={path} has the head of objective.loss={theirs_is} and this run that of {ours_is}: give "
+            f"objective.loss={theirs_is}, or another objective, which takes the backbone alone"
+        )
     strict = "" if same else f"{BACKBONE}."
     here = {name for name in own if name.startswith(strict) and name != SPELLING}
     here = {name for name in here if not name.startswith(TRAINING_ALONE)}

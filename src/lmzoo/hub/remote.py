@@ -227,7 +227,7 @@ class Heads(nn.Module):
             backbone.embedding,
             streams=2 if merged else 1,
             cutoffs=adaptive.get("cutoffs"),
-            divisor=adaptive.get("tail_divisor", 1.0),
+            divisor=adaptive.get("tail_divisor") or 1.0,
         )
         self.pair_head = PairHead(config.architecture, streams=2 if apart else 1) if pairs else None
 

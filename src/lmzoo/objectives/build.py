@@ -79,7 +79,7 @@ def build_objective(
         streams=streams,
         states_size=reads.hidden_size,
         cutoffs=adaptive.cutoffs,
-        divisor=adaptive.tail_divisor,
+        divisor=adaptive.tail_divisor or 1.0,
     )
     if isinstance(head, AdaptiveHead) and unigrams is not None:
         head.tell_counts(unigrams)

@@ -38,8 +38,8 @@ class TokenLossConfig(ObjectiveConfig):
     """`loss=sampled`: how many ids a step samples, on average; ELMo's 8,192."""
     cutoffs: list[int] | None = None
     """`loss=adaptive`: the first id of each cluster of rarer words, as [2000,10000]; derived from the vocabulary."""
-    tail_divisor: float = 4.0
-    """`loss=adaptive`: by what the vectors of each cluster are narrower than those of the one before."""
+    tail_divisor: float | None = None
+    """`loss=adaptive`: by what the vectors of each cluster are narrower than those of the one before; without it, 4."""
     label_smoothing: float = 0.0
     """Share of each target's weight that is spread evenly over the vocabulary."""
 
@@ -325,7 +325,7 @@ def is_adaptive(objective: ObjectiveConfig) -> bool:
 
 
 def with_cutoffs(objective: ObjectiveConfig, vocab_size: int) -> ObjectiveConfig:
-    """The same objective, an adaptive softmax with its cutoffs filled.
+    """The same objective, an adaptive softmax with its cutoffs and divisor filled (4, as PyTorch has it).
 
     They are shares of the vocabulary near those that Baevski and Auli 2019, "Adaptive input representations for
     neural language modeling", section 4, took: 20,000 and 60,000 of 267,735 words, 60,000 and 160,000 of 793,471.
@@ -335,6 +335,8 @@ def with_cutoffs(objective: ObjectiveConfig, vocab_size: int) -> ObjectiveConfig
     """
     if not (isinstance(objective, TokenLossConfig) and objective.loss == "adaptive"):
         return objective
+    if objective.tail_divisor is None:
+        objective = replace(objective, tail_divisor=4.0)
     if objective.cutoffs is not None:
         check_cutoffs(objective.cutoffs, vocab_size)
         return objective
