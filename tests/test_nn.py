@@ -13,6 +13,7 @@ from lmzoo.backbone import build_backbone
 from lmzoo.nn import losses
 from lmzoo.nn.attention import rotary_tables, rotate, see
 from lmzoo.nn.config import LstmConfig, PastLstmConfig, TransformerConfig
+from lmzoo.nn.embedding import Embedding, sinusoids
 from lmzoo.nn.losses import linear_cross_entropy, scored_cross_entropy
 from lmzoo.nn.lstm import BiLstm
 from lmzoo.nn.sizes import SIZES, complete
@@ -132,6 +133,20 @@ def test_the_published_choices_are_config_of_the_same_class(choices):
     states = backbone(Batch(tokens, zeros, torch.arange(9).expand(2, 9), torch.arange(2))).states
     states.square().sum().backward()
     assert all(p.grad is not None for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("width", [16, 768])
+def test_sinusoidal_positions_do_not_drown_the_tokens(width):
+    config = replace(
+        SMALL["gpt"], hidden_size=width, positions="sinusoidal", embedding_norm=False, dropout=0.0
+    )
+    embedding = Embedding(config, VOCAB_SIZE)
+    positions = torch.arange(64)[None]
+    waves = sinusoids(positions, width)
+    torch.testing.assert_close(waves.square().mean().sqrt(), torch.tensor(0.5**0.5), atol=0.05, rtol=0)
+    token = embedding(torch.full_like(positions, 7), positions) - waves
+    torch.testing.assert_close(token, (embedding.tokens.weight[7] * width**0.5).expand_as(token))
+    assert 0.3 < token.square().mean().sqrt() < 1
 
 
 @pytest.mark.parametrize("size", SIZES)
