@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from lmzoo.config import compose
 from lmzoo.errors import LmzooError
 from lmzoo.modules import BertModule
 from lmzoo.objectives.config import MlmConfig
-from lmzoo.objectives.segmentation import word_list
+from lmzoo.objectives.segmentation import LONGEST_WORD, word_list
 from lmzoo.objectives.word_list import WordList
 from lmzoo.text.config import TokenizerConfig
 from lmzoo.text.tokenizer import train_tokenizer
@@ -177,27 +177,25 @@ def test_a_text_of_parted_words_says_how_they_are_parted(tmp_path, packed):
     assert words_told(config, module) == told
 
 
+def hits(by: WordList, line: list[tuple[int, ...]]) -> int:
+    """How many words of a line a list finds, counted plainly."""
+    row = batch_of([[[token for word in line for token in word]]], sum(map(len, line)))
+    inside = [*by.insides(row)[0].tolist(), False]
+    return sum(
+        not inside[end - len(word)] and all(inside[end - len(word) + 1 : end]) and not inside[end]
+        for word, end in zip(line, accumulate(map(len, line)), strict=True)
+    )
+
+
 def test_the_share_that_is_found_is_counted_plainly():
     draw = random.Random(1)
     words = [tuple(draw.choices(range(5, 8), k=draw.choice([1, 1, 2, 2, 3, 4]))) for _ in range(40)]
     lines = [draw.choices(words, k=draw.randint(1, 9)) for _ in range(200)]
-    made = word_list(lines)
-    right = total = right_alone = 0
-    for line in lines:
-        if len(line) == 1:
-            continue
-        row = batch_of([[[token for word in line for token in word]]], sum(map(len, line)))
-        ends = list(accumulate(map(len, line)))
-        for by, found in ((made, "list"), (WordList(words), "alone")):
-            inside = [*by.insides(row)[0].tolist(), False]
-            hits = sum(
-                not inside[end - len(word)] and all(inside[end - len(word) + 1 : end]) and not inside[end]
-                for word, end in zip(line, ends, strict=True)
-            )
-            right, right_alone = right + hits * (found == "list"), right_alone + hits * (found == "alone")
-        total += len(line)
-    assert made.agreement == pytest.approx(right / total)
-    assert right_alone / total + 0.05 < made.agreement < 1
+    made, alone = word_list(lines), WordList(words)
+    lines = [line for line in lines if len(line) > 1]
+    total = sum(map(len, lines))
+    assert made.agreement == pytest.approx(sum(hits(made, line) for line in lines) / total)
+    assert sum(hits(alone, line) for line in lines) / total + 0.05 < made.agreement < 1
 
 
 def test_a_word_that_cannot_be_spelt_ends_a_line(tmp_path):
@@ -206,3 +204,36 @@ def test_a_word_that_cannot_be_spelt_ends_a_line(tmp_path):
     path.write_text("他们 研究 图书馆 研究 生命\n图书馆\n", encoding="utf-8")
     found = [[tokenizer.decode(word) for word in line] for line in read_words(path, tokenizer)]
     assert found == [["他 们", "研 究"], ["研 究", "生 命"]]
+
+
+def test_a_sentence_that_nobody_has_parted_does_not_make_every_batch_dear(tmp_path):
+    texts = [PARTED] * 5
+    tokenizer = train_tokenizer(TokenizerConfig(name="wordpiece", vocab_size=25), texts)
+    path = tmp_path / "parted.txt"
+    long = "他们研究生命起源科学" * 500
+    path.write_text(f"{PARTED}他们 {long} 研究 生命\n{long}\n", encoding="utf-8")
+    words = word_list(read_words(path, tokenizer))
+    alone = word_list(read_words(path, tokenizer)[:6])
+    assert (words.longest, words.left_out, len(words)) == (alone.longest, 1, len(alone))
+    assert words.agreement == pytest.approx(28 / 29)  # the line goes on behind it
+    most = [[range(5, 5 + length)] for length in (LONGEST_WORD, LONGEST_WORD + 1)]
+    assert (word_list(most).longest, word_list(most).left_out) == (LONGEST_WORD, 1)
+
+
+def test_the_list_that_finds_most_is_taken():
+    """What is learned for one place misleads the match at another: here it is worse than the words alone."""
+    long, one = (6, 6, 6), (6,)
+    lines = [[long, one, one, long, long, one], [long, long, one, one, long, long]]
+    assert word_list(lines).agreement == pytest.approx(0.25)
+    draw = random.Random(2)
+    better = 0
+    for _ in range(100):
+        words = [tuple(draw.choices((6, 7), k=draw.randint(1, 4))) for _ in range(4)]
+        lines = [draw.choices(words, k=draw.randint(2, 8)) for _ in range(3)]
+        made, alone = (
+            sum(hits(by, line) for line in lines)
+            for by in (word_list(lines), WordList(chain.from_iterable(lines)))
+        )
+        assert made >= alone, lines
+        better += made > alone
+    assert better > 20

@@ -15,7 +15,7 @@ from lmzoo.modules import MODULES, LanguageModelModule
 from lmzoo.nn.char_cnn import characters_of
 from lmzoo.objectives.config import MlmConfig, by_counts, by_words
 from lmzoo.objectives.mlm import Mlm
-from lmzoo.objectives.segmentation import word_list
+from lmzoo.objectives.segmentation import LONGEST_WORD, word_list
 from lmzoo.settings import HardwareConfig, TrainConfig
 from lmzoo.text.word_list import read_words
 
@@ -68,19 +68,28 @@ def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
     )
     if isinstance(config.objective, MlmConfig) and config.objective.words is not None:
         assert isinstance(module.objective, Mlm)
-        lines = read_words(Path(config.objective.words), store.tokenizer)
-        module.objective.tell_words(word_list(lines))
+        words = word_list(read_words(Path(config.objective.words), store.tokenizer))
+        if not len(words):
+            raise LmzooError(
+                f"objective.words={config.objective.words} has no word of 2 to {LONGEST_WORD} tokens, and longer "
+                "ones are left out; give a file with one word a line, or a text whose words are parted by spaces"
+            )
+        module.objective.tell_words(words)
     return module
 
 
 def words_told(config: TrainConfig, module: LanguageModelModule) -> str | None:
-    """How far the words of a text whose words are parted are found as they are there."""
+    """Of a text whose words are parted, how far they are found as they are there; how many were too long."""
     words = module.objective.word_list if isinstance(module.objective, Mlm) else None
-    if words is None or words.agreement is None:
+    if words is None or (words.agreement is None and not words.left_out):
         return None
     assert isinstance(config.objective, MlmConfig)
-    share = f"{words.agreement:.1%} of its words are found as they are parted there"
-    return f"objective.words={config.objective.words}: {len(words):,} entries; {share}"
+    told = [f"{len(words):,} entries"]
+    if words.agreement is not None:
+        told.append(f"{words.agreement:.1%} of its words are found as they are parted there")
+    if words.left_out:
+        told.append(f"left out for their length of more than {LONGEST_WORD} tokens: {words.left_out:,}")
+    return f"objective.words={config.objective.words}: {'; '.join(told)}"
 
 
 def precision_of(hardware: HardwareConfig) -> str:

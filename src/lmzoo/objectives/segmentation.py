@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, groupby, pairwise
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ Line = Sequence[Sequence[int]]
 """The words of a sentence, as ids."""
 PASSES = 4
 """Over the sentences, at most; each but the last mends what the one before it has left."""
+LONGEST_WORD = 24
+"""Tokens of a word that is taken. Each batch costs a look-up per token for every length up to the longest, so that
+one long address or one sentence that nobody has parted would make every batch dearer."""
 LONGEST = 12
-"""Tokens of a stretch that is learned; a longer one would make every batch dearer."""
+"""Tokens of a stretch that is learned; a longer one would make every batch dearer too."""
 MOST = 4_000_000
 """Tokens that stretches are learned from, the first ones: some 20 seconds a pass on one core."""
 _AT_ONCE = 2**20
@@ -29,17 +32,20 @@ def word_list(lines: Sequence[Line]) -> WordList:
 
     Where the longest match parts a sentence otherwise than it is, the tokens from the last border that both have
     to the next one become an entry of the list, with the words that they are in the text; being longer, it is
-    taken first. What is parted in several ways is parted as it is most often.
+    taken first. What is parted in several ways is parted as it is most often. Of the lists that are made on the
+    way, the words alone among them, the one that finds most is given: an entry can mislead the match elsewhere.
 
     Args:
-        lines: sentences; a line of one word is a word and no more.
+        lines: sentences; a line of one word is a word and no more. A word of more than ``LONGEST_WORD`` tokens is
+            left out: the line ends before it and begins anew behind it.
 
     Returns:
-        the list, which knows the share of the sentences' words that it finds.
+        the list, which knows the share of the sentences' words that it finds, and how many are left out.
     """
-    words = {tuple(word) for word in chain.from_iterable(lines) if len(word) > 1}
-    sentences = list(_sentences(lines))
-    made = WordList(words)
+    every = {tuple(word) for word in chain.from_iterable(lines) if len(word) > 1}
+    words = {word for word in every if len(word) <= LONGEST_WORD}
+    sentences = list(_sentences(_without_long(lines)))
+    best = made = WordList(words)
     ways: dict[Stretch, Counter[Stretch]] = {}
     for word in chain.from_iterable(sentences):
         if len(word) > 1:
@@ -48,6 +54,8 @@ def word_list(lines: Sequence[Line]) -> WordList:
     for number in range(PASSES if sentences else 0):
         wrong, right = _wrong(made, sentences)
         made.agreement = right / sum(map(len, sentences))
+        if best.agreement is None or made.agreement > best.agreement:
+            best = made
         before = dict(chosen)
         for stretch, counts in wrong.items():
             known = ways.setdefault(stretch, Counter())
@@ -56,10 +64,19 @@ def word_list(lines: Sequence[Line]) -> WordList:
         if chosen == before or number == PASSES - 1:
             break
         made = WordList(words, {stretch: lengths for stretch, lengths in chosen.items() if len(lengths) > 1})
-    return made
+    best.left_out = len(every) - len(words)
+    return best
 
 
-def _sentences(lines: Sequence[Line]) -> Iterator[Line]:
+def _without_long(lines: Sequence[Line]) -> Iterator[Line]:
+    """The lines, parted where a word of more than ``LONGEST_WORD`` tokens is left out."""
+    for line in lines:
+        for is_short, several in groupby(line, lambda word: len(word) <= LONGEST_WORD):
+            if is_short:
+                yield list(several)
+
+
+def _sentences(lines: Iterable[Line]) -> Iterator[Line]:
     """The lines of several words, up to ``MOST`` tokens."""
     size = 0
     for line in lines:

@@ -36,6 +36,8 @@ class WordList(nn.Module):
         super().__init__()
         self.agreement: float | None = None
         """Of a list out of text whose words are parted, the share of those that it finds."""
+        self.left_out = 0
+        """Of a list out of a file, how many of its words are too long for it."""
         entries = {tuple(word): _ONE_WORD for word in words if len(word) > 1}
         entries |= {stretch: _bits(lengths) for stretch, lengths in (parted or {}).items()}
         self.longest = max(map(len, entries), default=1)
