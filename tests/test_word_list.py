@@ -228,7 +228,7 @@ def test_the_list_that_finds_most_is_taken():
     draw = random.Random(2)
     better = 0
     for _ in range(100):
-        words = [tuple(draw.choices((6, 7), k=draw.randint(1, 4))) for _ in range(4)]
+        words = [(6,) * draw.randint(1, 4) for _ in range(3)]
         lines = [draw.choices(words, k=draw.randint(2, 8)) for _ in range(3)]
         made, alone = (
             sum(hits(by, line) for line in lines)
@@ -236,4 +236,4 @@ def test_the_list_that_finds_most_is_taken():
         )
         assert made >= alone, lines
         better += made > alone
-    assert better > 20
+    assert better > 40
