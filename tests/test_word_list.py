@@ -5,22 +5,26 @@ from __future__ import annotations
 import gzip
 import random
 from itertools import accumulate, chain
+from pathlib import Path
 
 import pytest
 import torch
 
 from builders import SMALL, SPECIAL, VOCAB_SIZE, batch_of
-from lmzoo.assembly import words_told
+from lmzoo.assembly import tell_words
 from lmzoo.config import compose
 from lmzoo.errors import LmzooError
 from lmzoo.modules import BertModule
 from lmzoo.objectives.config import MlmConfig
 from lmzoo.objectives.segmentation import LONGEST_WORD, word_list
 from lmzoo.objectives.word_list import WordList
+from lmzoo.sweeps.forecast import pace_of
 from lmzoo.text.config import TokenizerConfig
 from lmzoo.text.tokenizer import train_tokenizer
 from lmzoo.text.word_list import read_words
+from lmzoo.training import train
 from lmzoo.types import GOES_ON
+from small_runs import smallest
 
 CLS, SEP = SPECIAL.cls, SPECIAL.sep
 
@@ -171,10 +175,9 @@ def test_a_text_of_parted_words_says_how_they_are_parted(tmp_path, packed):
     objective = f"objective.words={path}"
     config = compose(["model=bert", "tokenizer=wordpiece", "objective.unit=word", objective])
     module = BertModule(config.objective, model=SMALL["bert"], special=tokenizer.special)
-    assert words_told(config, module) is None
-    module.objective.tell_words(words)
     told = f"{objective}: {len(words)} entries; 96.3% of its words are found as they are parted there"
-    assert words_told(config, module) == told
+    assert tell_words(config, module, tokenizer) == told
+    assert torch.equal(module.objective.word_list.hashes, words.hashes)
 
 
 def hits(by: WordList, line: list[tuple[int, ...]]) -> int:
@@ -216,6 +219,14 @@ def test_a_sentence_that_nobody_has_parted_does_not_make_every_batch_dear(tmp_pa
     alone = word_list(read_words(path, tokenizer)[:6])
     assert (words.longest, words.left_out, len(words)) == (alone.longest, 1, len(alone))
     assert words.agreement == pytest.approx(28 / 29)  # the line goes on behind it
+    config = compose(["model=bert", "tokenizer=wordpiece", "objective.unit=word", f"objective.words={path}"])
+    module = BertModule(config.objective, model=SMALL["bert"], special=tokenizer.special)
+    told = tell_words(config, module, tokenizer)
+    assert told is not None
+    assert told.endswith("left out for their length of more than 24 tokens: 1")
+    path.write_text(f"{long}\n", encoding="utf-8")
+    with pytest.raises(LmzooError, match="has no word of 2 to 24 tokens"):
+        tell_words(config, module, tokenizer)
     most = [[range(5, 5 + length)] for length in (LONGEST_WORD, LONGEST_WORD + 1)]
     assert (word_list(most).longest, word_list(most).left_out) == (LONGEST_WORD, 1)
 
@@ -237,3 +248,43 @@ def test_the_list_that_finds_most_is_taken():
         assert made >= alone, lines
         better += made > alone
     assert better > 40
+
+
+def test_the_words_are_read_once_for_a_run_of_many_exports(corpus, tmp_path, monkeypatch, capsys):
+    """An export under FSDP builds another module, which needs none; what foretells a run's time trains with them."""
+    path = tmp_path / "words.txt"
+    text = Path(corpus[0].partition("=")[2]).read_text(encoding="utf-8")
+    path.write_text(text.replace("e", "e "), encoding="utf-8")
+    config = smallest(
+        "bert", "tokenizer=char", "objective=mlm", "objective.unit=word", f"objective.words={path}",
+        "budget.steps=2", "checkpoint.log_spaced=2", *corpus,
+    )  # fmt: skip
+    read, trained, exported = [], [], []
+
+    def reads(*given):
+        read.append(given)
+        return read_words(*given)
+
+    def gathered(module, build):
+        trained.append(module.objective.word_list)
+        exported.append(build().objective.word_list)
+        return module
+
+    monkeypatch.setattr("lmzoo.assembly.read_words", reads)
+    monkeypatch.setattr("lmzoo.training.gathered", gathered)
+    (tmp_path / "run").mkdir()
+    train(config, tmp_path / "run")
+    assert len(read) == 1
+    assert len(trained) == 3
+    assert all(words is trained[0] and len(words) > 1 for words in trained)
+    assert exported == [None] * 3
+    assert f"objective.words={path}: {len(trained[0]):,} entries; " in capsys.readouterr().err
+    begins = BertModule.on_train_start
+
+    def begin(module):
+        trained.append(module.objective.word_list)
+        begins(module)
+
+    monkeypatch.setattr(BertModule, "on_train_start", begin)
+    pace_of(config)
+    assert len(trained[-1]) == len(trained[0])

@@ -17,6 +17,7 @@ from lmzoo.objectives.config import MlmConfig, by_counts, by_words
 from lmzoo.objectives.mlm import Mlm
 from lmzoo.objectives.segmentation import LONGEST_WORD, word_list
 from lmzoo.settings import HardwareConfig, TrainConfig
+from lmzoo.text.tokenizer import TextTokenizer
 from lmzoo.text.word_list import read_words
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -39,7 +40,7 @@ def build_datamodule(config: TrainConfig, store: Store) -> TextDataModule:
 
 
 def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
-    """The module of a run: its family's, with any legal objective."""
+    """The module of a run: its family's, with any legal objective, but for ``tell_words``."""
     token_bytes = store.tokenizer.id_bytes()
     special = store.tokenizer.special
     counts = np.array(store.parts["train"].unigrams) if by_counts(config.objective) else None
@@ -66,30 +67,35 @@ def build_module(config: TrainConfig, store: Store) -> LanguageModelModule:
         log_every=config.logger.every_steps,
         skip_nonfinite=config.skip_nonfinite,
     )
-    if isinstance(config.objective, MlmConfig) and config.objective.words is not None:
-        assert isinstance(module.objective, Mlm)
-        words = word_list(read_words(Path(config.objective.words), store.tokenizer))
-        if not len(words):
-            raise LmzooError(
-                f"objective.words={config.objective.words} has no word of 2 to {LONGEST_WORD} tokens, and longer "
-                "ones are left out; give a file with one word a line, or a text whose words are parted by spaces"
-            )
-        module.objective.tell_words(words)
     return module
 
 
-def words_told(config: TrainConfig, module: LanguageModelModule) -> str | None:
-    """Of a text whose words are parted, how far they are found as they are there; how many were too long."""
-    words = module.objective.word_list if isinstance(module.objective, Mlm) else None
-    if words is None or (words.agreement is None and not words.left_out):
+def tell_words(config: TrainConfig, module: LanguageModelModule, tokenizer: TextTokenizer) -> str | None:
+    """Give the objective its list of words, if it has a file of them; training alone looks at it.
+
+    Returns:
+        of a text whose words are parted, how far they are found as they are there; how many words were too long.
+
+    Raises:
+        LmzooError: the file cannot be read as such, or has no word of several tokens that is short enough.
+    """
+    if not isinstance(config.objective, MlmConfig) or config.objective.words is None:
         return None
-    assert isinstance(config.objective, MlmConfig)
-    told = [f"{len(words):,} entries"]
+    assert isinstance(module.objective, Mlm)
+    given = f"objective.words={config.objective.words}"
+    words = word_list(read_words(Path(config.objective.words), tokenizer))
+    if not len(words):
+        raise LmzooError(
+            f"{given} has no word of 2 to {LONGEST_WORD} tokens, and longer ones are left out; "
+            "give a file with one word a line, or a text whose words are parted by spaces"
+        )
+    module.objective.tell_words(words)
+    told = []
     if words.agreement is not None:
         told.append(f"{words.agreement:.1%} of its words are found as they are parted there")
     if words.left_out:
         told.append(f"left out for their length of more than {LONGEST_WORD} tokens: {words.left_out:,}")
-    return f"objective.words={config.objective.words}: {'; '.join(told)}"
+    return "; ".join([f"{given}: {len(words):,} entries", *told]) if told else None
 
 
 def precision_of(hardware: HardwareConfig) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmzoo import __version__
 from lmzoo import config as configs
 from lmzoo.artifacts import log_models
-from lmzoo.assembly import PRECISIONS, build_datamodule, build_module, precision_of, words_told
+from lmzoo.assembly import PRECISIONS, build_datamodule, build_module, precision_of, tell_words
 from lmzoo.averaging import averaging_of
 from lmzoo.branches import read_trunk
 from lmzoo.callbacks import BudgetBar, LogSpaced, quieten
@@ -95,7 +95,8 @@ def _train(config: TrainConfig, folder: Path, resuming: bool, first: bool) -> di
     datamodule = build_datamodule(config, store)
     module = build_module(config, store)
     module.nonfinite.folder = folder / NONFINITE
-    if first and (told := words_told(config, module)):
+    told = tell_words(config, module, store.tokenizer)
+    if told and first:
         say(told)
     if first:
         parameter_bytes = sum(p.numel() * p.element_size() for p in module.parameters())

@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lmzoo.assembly import PRECISIONS, build_datamodule, build_module, precision_of
+from lmzoo.assembly import PRECISIONS, build_datamodule, build_module, precision_of, tell_words
 from lmzoo.callbacks import quieten
 from lmzoo.data.prepare import default_cache_dir, prepare
 from lmzoo.data.subset import trained_on
@@ -87,6 +87,7 @@ def pace_of(config: TrainConfig) -> Pace:
     cache = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
     store = trained_on(prepare(config.data, config.tokenizer, cache), config.data)
     module = build_module(config, store)
+    tell_words(config, module, store.tokenizer)
     module.budget = BudgetConfig(steps=STEPS)
     clock = _Clock()
     trainer = L.Trainer(
