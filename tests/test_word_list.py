@@ -288,3 +288,27 @@ def test_the_words_are_read_once_for_a_run_of_many_exports(corpus, tmp_path, mon
     monkeypatch.setattr(BertModule, "on_train_start", begin)
     pace_of(config)
     assert len(trained[-1]) == len(trained[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "dict.txt",
+            "云计算 5\n李小福 2 nr\n生命\n创新 3 i\n",
+            r"in 3 of its 3 lines.*awk '{print \$1}' dict\.txt",
+        ),
+        ("words.txt", "生命\nWindows 10\n", "leave the space out"),
+        ("parted.jsonl", '{"text": "研究 生命"}\n', "give the text of its documents"),
+        ("parted.conllu", "1\t研究\t研究\n", r"take its words by awk -F'\\t' '\$1 ~"),
+        ("parted.txt", "他 2 次 研究 生命\n我 2 次\n研究 生命 2 次\n", None),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path, name, text, told):
+    tokenizer = train_tokenizer(TokenizerConfig(name="wordpiece", vocab_size=25), [PARTED] * 5)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    if told is None:
+        assert read_words(tmp_path / name, tokenizer)
+        return
+    with pytest.raises(LmzooError, match=told):
+        read_words(tmp_path / name, tokenizer)
