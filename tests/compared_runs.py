@@ -188,9 +188,11 @@ def add_lengths(folder: Path, bits: list[float], trained: int = 128) -> None:
     save_yardstick(folder, "length_extrapolation", measured, header(folder))
 
 
-def add_nothing(folder: Path, name: str, reason: str) -> None:
-    """A yardstick that has no meaning for this model."""
-    save_yardstick(folder, name, Measured(None, "bits a byte", False, "none", reason=reason), header(folder))
+def add_nothing(folder: Path, name: str, reason: str, reading: str | None = None) -> None:
+    """A yardstick that has no meaning for this model, or for one of its readings."""
+    measured = Measured(None, "bits a byte", False, "none", reason=reason)
+    told = {"reading": reading} if reading else {}
+    save_yardstick(folder, name, measured, header(folder) | told, reading=reading)
 
 
 def add_task(

@@ -294,7 +294,7 @@ def test_a_clear_difference_is_settled_and_a_small_one_is_not(found):
 
 
 def test_readings_of_one_model_are_figures_of_their_own(tmp_path):
-    """None is mixed with another; what reads so in any case stands beside it, on the same items alone."""
+    """None is mixed with another; what reads so by itself stands beside it, on the same items alone."""
     for seed in (1, 2):
         for name, right, other in (("hybrid", 0.85, 0.6), ("half", 0.7, 0.65)):
             share = "0.0625" if name == "hybrid" else "0.5"
@@ -330,7 +330,7 @@ def test_readings_of_one_model_are_figures_of_their_own(tmp_path):
     assert all(
         each["paired"] and each["method"] == plain["comparisons"][0]["method"] for each in past["comparisons"]
     )
-    assert "read so in any case, with the figure of minimal_pairs: gpt" in past["notes"]
+    assert "read so by itself, with the figure of minimal_pairs: gpt" in past["notes"]
     assert set(results["phenomena"]["arms"]) == {row["arm"] for row in plain["rows"]}
 
 
@@ -344,13 +344,38 @@ def test_readings_of_one_model_are_figures_of_their_own(tmp_path):
         ("past", "gpt", 50, False),  # asked other items, it is not held against the hybrid
     ],
 )
-def test_what_reads_so_in_any_case_stands_beside_a_reading(tmp_path, reading, model, items, together):
+def test_what_reads_so_by_itself_stands_beside_a_reading(tmp_path, reading, model, items, together):
     add_pairs(make_run(tmp_path / "a", "model=bert", "objective=hybrid"), 0.7, reading=reading)
     add_pairs(make_run(tmp_path / "b", f"model={model}"), 0.7, items=items)
     (tmp_path / "a" / "evaluations" / "reading-sideways").mkdir()
     (tmp_path / "a" / "evaluations" / "reading-sideways" / "minimal_pairs.json").write_text("{}")
     rows = cell(compare(f"{tmp_path}/*"), f"minimal_pairs (read as {reading})")["rows"]
     assert [row["runs"] for row in rows] == [["a"], ["b"]][: 1 + together]
+
+
+def test_a_reading_without_a_figure_brings_no_others_along(tmp_path):
+    """The first of two hybrid models has no figure: the second one's is what others stand beside."""
+    for name, length in (("a", 64), ("b", 32)):
+        folder = make_run(tmp_path / name, "model=bert", "objective=hybrid", f"seq_len={length}")
+        add_nothing(folder, "word_senses", "none is known", reading="full")
+    add_nothing(tmp_path / "a", "minimal_pairs", "none is known", reading="full")
+    add_pairs(tmp_path / "b", 0.6, reading="full")
+    add_pairs(make_run(tmp_path / "c", "model=bert", "objective=hybrid", "seq_len=16"), 0.7, told="full")
+    add_nothing(make_run(tmp_path / "d", "model=bert"), "word_senses", "none is known")
+    results = compare(f"{tmp_path}/*")
+    found = cell(results, "minimal_pairs (read as full)")
+    assert [row["runs"] for row in found["rows"]] == [["b"], ["c"]]
+    assert any(note.startswith("read so by itself, with the figure of") for note in found["notes"])
+    lacking = [(each["name"], each["arm"]) for each in results["lacking"]]
+    arms = {run["name"]: run["arm"] for run in results["runs"]}
+    assert sorted(lacking) == sorted(
+        [
+            ("minimal_pairs (read as full)", arms["a"]),
+            ("word_senses (read as full)", arms["a"]),
+            ("word_senses (read as full)", arms["b"]),
+            ("word_senses", arms["d"]),
+        ]
+    )
 
 
 def test_a_reading_along_the_way_is_a_line_of_its_own(tmp_path):

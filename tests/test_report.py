@@ -396,6 +396,19 @@ def test_without_a_login_the_w_and_b_report_is_written_and_the_way_told(tmp_path
     }
 
 
+def test_the_w_and_b_report_draws_what_runs_have_logged(tmp_path):
+    folder = make_run(tmp_path / "a", "model=bert", "objective=hybrid")
+    add_pairs(folder, 0.6, told="full")
+    add_pairs(folder, 0.7, reading="past")
+    results = compare(folder, tmp_path / "to", wandb_report=True)
+    readings = {each["name"]: each["reading"] for each in results["cells"] if each["section"] == "yardstick"}
+    assert readings == {"minimal_pairs": None, "minimal_pairs (read as past)": "past"}
+    spec = json.loads((tmp_path / "to" / "wandb_report.json").read_text())
+    panels = spec["blocks"][1]["panels"]
+    assert [panel["metrics"] for panel in panels if panel["kind"] == "bar"] == [["evaluation/minimal_pairs"]]
+    assert {p["y"] for p in panels if p["kind"] == "scatter"} == {"evaluation/minimal_pairs"}
+
+
 def test_the_w_and_b_report_is_over_the_groups_of_the_runs(tmp_path):
     for number in (1, 2):
         make_run(

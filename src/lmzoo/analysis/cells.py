@@ -32,6 +32,8 @@ class Cell:
     notes: list[str] = field(default_factory=list)
     merit: bool = True
     """Whether one figure is better than another at all."""
+    reading: str | None = None
+    """The one that was asked for of models that have several; runs log no figure of it."""
 
 
 @dataclass(frozen=True)

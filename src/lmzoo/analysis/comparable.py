@@ -57,7 +57,7 @@ def sort(arms: Arms) -> Sorted:
 
 
 def _yardsticks(arms: Arms, found: Sorted) -> None:
-    for name, taken in taken_by_name(arms, _read_in_any_case(arms)).items():
+    for name, taken in taken_by_name(arms, _read_so_by_itself(arms)).items():
         known = [(run, outcome) for run, outcome in taken if outcome.record["figure"] is not None]
         refuse_other_items(name, known)
         for run, outcome in taken:
@@ -75,21 +75,22 @@ def _yardsticks(arms: Arms, found: Sorted) -> None:
             found.cells.append(_yardstick(name, kind, members))
 
 
-def _read_in_any_case(arms: Arms) -> Callable[[Run], Mapping[str, Outcome]]:
+def _read_so_by_itself(arms: Arms) -> Callable[[Run], Mapping[str, Outcome]]:
     """What gives a run's yardsticks; beside those of a reading that was asked for, under the same name, the same
-    yardstick on the same items of models that read so in any case: a causal one as `past`, a masked one as `full`.
+    yardstick on the same items of models that read so by themselves: a causal one as `past`, a masked one and a
+    hybrid one as `full`. Figures alone are put beside each other: what is without one is told of under its own name.
     """
     asked: dict[str, Outcome] = {}
     for run in (run for runs in arms.values() for run in runs):
         for name, outcome in run.evaluations.items():
-            if outcome.reading is not None:
+            if outcome.reading is not None and outcome.record["figure"] is not None:
                 asked.setdefault(name, outcome)
 
     def of(run: Run) -> dict[str, Outcome]:
         found = dict(run.evaluations)
         for name, other in asked.items():
             own = run.evaluations.get(other.yardstick)
-            if name in found or own is None:
+            if name in found or own is None or own.record["figure"] is None:
                 continue
             reads = own.record.get("reading") or run.config.get("context")
             if reads == other.reading and own.record["items_hash"] == other.record["items_hash"]:
@@ -109,10 +110,11 @@ def _yardstick(name: str, kind: str, members: Sequence[tuple[Run, Outcome]]) -> 
     if yardstick in DESCRIBES:
         cell.merit = False
         cell.notes.append(DESCRIBES[yardstick])
-    if any(outcome.reading is not None for _, outcome in members):
+    cell.reading = next((outcome.reading for _, outcome in members if outcome.reading is not None), None)
+    if cell.reading is not None:
         same = arms_of((run, outcome) for run, outcome in members if outcome.reading is None)
         if same:
-            cell.notes.append(f"read so in any case, with the figure of {yardstick}: {', '.join(same)}")
+            cell.notes.append(f"read so by itself, with the figure of {yardstick}: {', '.join(same)}")
     published = (record.get("parts") or {}).get("published", {}).get("overall") or (
         record.get("settings") or {}
     ).get("published")

@@ -163,6 +163,7 @@ def _cell(cell: Cell, arms: Arms, seed: int, advance: Advance) -> dict[str, Any]
     return {
         "section": cell.section,
         "name": cell.name,
+        "reading": cell.reading,
         "kind": cell.kind,
         "unit": cell.unit,
         "higher_is_better": cell.higher_is_better,
