@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from lmzoo import cli
+from lmzoo import cli, folders
 from lmzoo.config import load_config
 from lmzoo.errors import LmzooError
+from lmzoo.folders import Announced
 from lmzoo.sweeps import record
-from lmzoo.sweeps.command import put_down
+from lmzoo.sweeps.command import Asked, put_down, sweep
+from lmzoo.sweeps.jobs import Jobs
 from lmzoo.sweeps.progress import at_once_of, duration, line, seconds_left
 from lmzoo.sweeps.record import DONE, FAILED, RUNNING, SKIPPED, STOPPED, Job, State, read_record, read_states
 
@@ -374,9 +377,39 @@ def test_jobs_whose_processes_an_interruption_has_ended_are_put_down_as_stopped(
     assert {n: s.state for n, s in read_states(tmp_path).items()} == {0: STOPPED, 1: DONE, 2: RUNNING}
 
 
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_so_they_are_where_a_sweeper_makes_jobs_as_it_goes(tmp_path, monkeypatch, is_announced):
+    """Their beginning is known to their workers alone; an end before Hydra's sweep begins is no sweep's."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    sweeps: list[Announced] = []
+    monkeypatch.setattr(folders, "_sweeps", sweeps)
+
+    def launch(*given):
+        if is_announced:
+            sweeps.append(Announced(tmp_path, "joblib", 2, 8))
+            State(0, "job 0", RUNNING, process=ended.pid, folder="0").write(tmp_path)
+            (tmp_path / "0").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmzoo.sweeps.command.launch", launch)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(Asked(["-m"], [], ["hydra/sweeper=optuna"], {}), Jobs(Recorder(), nullcontext))
+    assert [s.state for s in read_states(tmp_path).values()] == [STOPPED] * is_announced
+
+
+BY_OPTUNA = [
+    *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"),
+    "optimizer.lr=tag(log,interval(1e-4,1e-2))",
+]
+
+
 @pytest.mark.slow
-def test_a_signal_to_a_launcher_with_workers_leaves_no_job_running():
+@pytest.mark.parametrize("asked", [["seed=1,2,3"], BY_OPTUNA])
+def test_a_signal_to_a_launcher_with_workers_leaves_no_job_running(asked):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    if asked is BY_OPTUNA:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     Path("stub.py").write_text(
         "import time\n"
         "from lmzoo import cli\n"
@@ -386,9 +419,9 @@ def test_a_signal_to_a_launcher_with_workers_leaves_no_job_running():
         "if __name__ == '__main__':\n"
         "    cli.run(job)\n"
     )
-    asked = ["-m", "seed=1,2,3", "hydra.sweep.dir=sweep", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    launcher = ["hydra.sweep.dir=sweep", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     process = subprocess.Popen(
-        [sys.executable, "stub.py", *asked],
+        [sys.executable, "stub.py", "-m", *launcher, *asked],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -399,7 +432,7 @@ def test_a_signal_to_a_launcher_with_workers_leaves_no_job_running():
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"sweep.resume={Path.cwd() / 'sweep'}" in error
+    assert (f"sweep.resume={Path.cwd() / 'sweep'}" in error) == (asked is not BY_OPTUNA)
     assert {n: s.state for n, s in read_states(Path("sweep")).items()} == {0: STOPPED, 1: STOPPED}
 
 

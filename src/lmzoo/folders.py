@@ -76,6 +76,11 @@ def announced() -> Announced:
     return _sweeps[-1]
 
 
+def any_announced() -> bool:
+    """Whether there is such a sweep: Hydra may have ended before it."""
+    return bool(_sweeps)
+
+
 def may_go_on(folder: Path) -> None:
     """Let a sweep start in the folder of one that was begun before."""
     _going_on.add(folder)

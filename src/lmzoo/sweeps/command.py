@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmzoo.errors import LmzooError
-from lmzoo.folders import announced, end_sweep, may_go_on
+from lmzoo.folders import announced, any_announced, end_sweep, may_go_on
 from lmzoo.progress import say
 from lmzoo.sweeps.jobs import Jobs
 from lmzoo.sweeps.launch import launch
@@ -22,6 +22,7 @@ from lmzoo.sweeps.progress import at_once_of, duration, line, states_now, watche
 from lmzoo.sweeps.record import (
     DONE,
     FAILED,
+    JOBS,
     KEYS,
     MINE,
     RUNNING,
@@ -238,7 +239,8 @@ def _launched(
         try:
             launch(jobs.start, argv, None if choose is None else chosen)
         except (KeyboardInterrupt, SystemExit):
-            if jobs.began:
+            # by the folder, as ``jobs.began`` is not told here of what workers begin for a sweeper that asks them
+            if any_announced() and (announced().folder / JOBS).is_dir():
                 put_down(announced().folder, began)
             _tell_how_to_go_on(jobs, named)
             raise
