@@ -394,7 +394,7 @@ def test_so_they_are_where_a_sweeper_makes_jobs_as_it_goes(tmp_path, monkeypatch
 
     monkeypatch.setattr("lmzoo.sweeps.command.launch", launch)
     with pytest.raises(KeyboardInterrupt):
-        sweep(Asked(["-m"], [], ["hydra/sweeper=optuna"], {}), Jobs(Recorder(), nullcontext))
+        sweep(Asked(["-m"], [], ["hydra/sweeper=optuna"], {}), Jobs(Recorder(), lambda _: nullcontext()))
     assert [s.state for s in read_states(tmp_path).values()] == [STOPPED] * is_announced
 
 

@@ -16,6 +16,7 @@ from lmzoo.config import compose
 from lmzoo.errors import LmzooError
 from lmzoo.modules import BertModule
 from lmzoo.objectives.config import MlmConfig
+from lmzoo.objectives.mlm import Mlm
 from lmzoo.objectives.segmentation import LONGEST_WORD, word_list
 from lmzoo.objectives.word_list import WordList
 from lmzoo.sweeps.forecast import pace_of
@@ -68,6 +69,7 @@ def test_words_of_the_list_are_masked_whole(unit):
     module = BertModule(
         MlmConfig(unit=unit, mask_rate=0.3), model=SMALL["bert"], special=SPECIAL, joints=joints
     )
+    assert isinstance(module.objective, Mlm)
     module.objective.tell_words(WordList([[7, 8, 9], [10, 11]]))
     rows = [[[CLS, 7, 8, 9, 6, 10, 11, 7, 8, 9, SEP]]] * 50
     batch = batch_of(rows, 11)
@@ -177,7 +179,9 @@ def test_a_text_of_parted_words_says_how_they_are_parted(tmp_path, packed):
     module = BertModule(config.objective, model=SMALL["bert"], special=tokenizer.special)
     told = f"{objective}: {len(words)} entries; 96.3% of its words are found as they are parted there"
     assert tell_words(config, module, tokenizer) == told
-    assert torch.equal(module.objective.word_list.hashes, words.hashes)
+    known = module.objective.word_list
+    assert isinstance(known, WordList)
+    assert torch.equal(known.hashes, words.hashes)
 
 
 def hits(by: WordList, line: list[tuple[int, ...]]) -> int:
@@ -198,6 +202,7 @@ def test_the_share_that_is_found_is_counted_plainly():
     lines = [line for line in lines if len(line) > 1]
     total = sum(map(len, lines))
     assert made.agreement == pytest.approx(sum(hits(made, line) for line in lines) / total)
+    assert made.agreement is not None
     assert sum(hits(alone, line) for line in lines) / total + 0.05 < made.agreement < 1
 
 
