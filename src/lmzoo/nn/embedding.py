@@ -88,8 +88,8 @@ class Embedding(nn.Module):
         if self.learned_positions is not None:
             x = x + self.learned_positions(positions)
         elif self.positions == "sinusoidal":
-            if isinstance(self.tokens, nn.Embedding):
-                x = x * math.sqrt(x.shape[-1])  # else waves of height 1 drown it (Vaswani et al. 2017, section 3.4)
+            if isinstance(self.tokens, nn.Embedding):  # else waves of height 1 drown it
+                x = x * math.sqrt(x.shape[-1])  # Vaswani et al. 2017, section 3.4
             x = x + sinusoids(positions, x.shape[-1]).to(x.dtype)
         if self.segments is not None:
             x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
