@@ -16,7 +16,7 @@ APART = ("seed", "cache_dir", "resume", "evaluate_at_end", "evaluate_along")
 """Keys that make no other arm."""
 APART_SECTIONS = ("hardware", "logger", "checkpoint", "valid")
 """Sections that change nothing that is learned."""
-FIRST = ("model.name", "objective.name", "size", "budget")
+FIRST = ("model.name", "objective.name", "context", "size", "budget")
 """What an arm is named by, if it tells arms apart; the value alone says what it is."""
 _SECTIONS = ("objective", "model", "data", "tokenizer", "optimizer", "schedule")
 _NOTHING = object()
