@@ -104,11 +104,22 @@ def test_the_page_has_an_objective_an_encoder_and_a_corpus():
     assert len(commands()) == 5
 
 
-def test_its_commands_run(project):
+def run_those(project, chosen) -> None:
     for command in commands():
+        if not chosen(arguments_of(command)):
+            continue
         done = run(project, *arguments_of(command))
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_tests_take_up_what_was_added(project):
+    run_those(project, lambda arguments: "pytest" in arguments)
+
+
+def test_its_commands_run(project):
+    run_those(project, lambda arguments: "pytest" not in arguments)
     runs = sorted(project.glob("outputs/*/*/metrics.json"))
     assert len(runs) == 3, "each training command leaves a finished run"
 

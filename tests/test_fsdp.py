@@ -148,6 +148,7 @@ def test_ranks_whose_rows_are_of_unequal_length_agree_on_what_was_spent(cache, t
 # ---------------------------------------------------------------------------------- checkpoints
 
 
+@pytest.mark.slow  # test_distributed.py has the quick one
 def test_a_checkpoint_of_two_processes_goes_on_in_any_number(cache, tmp_path):
     """Stopped after step 7, with a checkpoint of step 6; and one of a single process goes on in two."""
     base = small_run(cache, "bert", "mlm", "budget.steps=10")
