@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
 from benchmarks import all as every
-from benchmarks import data, inference, measure
+from benchmarks import blimp, data, inference, measure
 from benchmarks.measure import ROOT
 
 TABLES = {
@@ -125,6 +125,16 @@ def test_the_longer_text_has_the_same_words_in_other_documents(tmp_path):
     assert sorted(documents[0].split()) == sorted(documents[2].split()) == list("abcdefghi")
     with gzip.open(longer, "rt", encoding="utf-8") as file:
         assert len(file.read().split()) == 57
+
+
+def test_quotes_are_made_straight_as_those_of_blimp(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("“It’s ‘here’,” — she said.\n\nИ тут “да”.\n", encoding="utf-8")
+    copy = blimp.with_straight_quotes(text, tmp_path / "copy.txt.gz")
+    straight = '"It\'s \'here\'," — she said.\n\nИ тут "да".\n'
+    assert gzip.decompress(copy.read_bytes()).decode("utf-8") == straight
+    again = blimp.with_straight_quotes(copy, tmp_path / "again.txt.gz")
+    assert gzip.decompress(again.read_bytes()).decode("utf-8") == straight
 
 
 def test_the_peak_is_of_the_process_itself():

@@ -62,6 +62,13 @@ def test_a_trunk_from_before_a_key_was_there_has_its_default(tmp_path):
     del content["lmzoo"]["config"]["objective"]["tail_divisor"]
     torch.save(content, kept)
     start(tmp_path / "branch", config_of("gpt", "clm", tmp_path, *BRANCH, f"branch_from={kept}"))
+    del content["lmzoo"]["config"]["objective"]["label_smoothing"]
+    torch.save(content, kept)
+    another = config_of(
+        "gpt", "clm", tmp_path, *BRANCH, f"branch_from={kept}", "objective.label_smoothing=0.1"
+    )
+    with pytest.raises(LmzooError, match=r"objective\.label_smoothing=0\.0 and this one has 0\.1"):
+        start(tmp_path / "another", another)
 
 
 def test_what_is_no_branch_is_refused_before_anything_is_trained(tmp_path):

@@ -56,6 +56,15 @@ def test_the_command_line_wins_over_a_recipe():
     assert compose(["recipe=best", "objective.mask_rate=0.2"]).objective.mask_rate == 0.2  # type: ignore[attr-defined]
 
 
+def test_best_has_muon_where_it_measured_best_and_the_command_line_wins():
+    chosen = {
+        model: compose([f"model={model}", "recipe=best"]).optimizer.name for model in ("elmo", "gpt", "bert")
+    }
+    assert chosen == {"elmo": "muon", "gpt": "muon", "bert": "adamw"}
+    adamw = compose(["model=gpt", "recipe=best", "optimizer=adamw"]).optimizer
+    assert (adamw.name, adamw.lr) == ("adamw", 8e-3)
+
+
 def test_an_experiment_takes_a_recipe_and_wins_over_it():
     config = compose(["experiment=bert_ltr", "recipe=paper"])
     assert (config.recipe, config.objective.name, config.optimizer.beta2) == ("paper", "clm", 0.999)

@@ -37,13 +37,9 @@ def read_trunk(config: TrainConfig, store: Store) -> Saved:
             "(checkpoint.branches): branch_from=RUN/checkpoints/branch-0.5.ckpt"
         )
     saved = Saved(path, read_checkpoint(path))
-    before, now = saved.content["lmzoo"]["config"], configs.to_dict(config)
+    before, now = configs.with_later_keys(saved.content["lmzoo"]["config"]), configs.to_dict(config)
     for section in (*SAME, "optimizer"):
-        was, is_now = before.get(section, now[section]), now[section]
-        if isinstance(was, dict) and isinstance(
-            is_now, dict
-        ):  # what came later has its default, which is what was
-            is_now = {key: is_now.get(key) for key in was}
+        was, is_now = before[section], now[section]
         if was != is_now:
             raise LmzooError(f"branch_from={path}: its run had {_difference(section, was, is_now)}")
     if saved.content["lmzoo"]["content"] != store.content:

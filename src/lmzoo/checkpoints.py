@@ -193,12 +193,9 @@ def refuse_another_run(
             "the corpus or the tokenizer file has changed since: put back the ones of the run"
         )
     record = saved.content["lmzoo"]
-    before, now = record["config"], configs.to_dict(config)
+    before, now = configs.with_later_keys(record["config"]), configs.to_dict(config)
     for section in SAME:
-        was, is_now = before.get(section, now[section]), now[section]
-        if isinstance(was, dict):  # a key that came with a later version has its default, which is what was
-            is_now = {key: is_now.get(key) for key in was}
-        if was != is_now:
+        if before[section] != now[section]:
             raise LmzooError(
                 f"{folder / 'config.yaml'} does not fit its checkpoint: {section} has been changed"
             )

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lmzoo.config import with_later_keys
 from lmzoo.errors import LmzooError
 
 EVALUATIONS, TASKS = "evaluations", "finetune"
@@ -309,7 +310,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise LmzooError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
     except (KeyError, TypeError):
         raise LmzooError(f"{path} is no run's config: it lacks model, objective, data or seed") from None
-    return found
+    return with_later_keys(found)
 
 
 def searches(runs: Sequence[Run]) -> Iterator[tuple[Path, dict[str, Any]]]:
