@@ -170,7 +170,7 @@ def test_accuracy_is_told_by_paradigm_phenomenon_and_overall(family, objective, 
     for row, item in zip(rows_of(), found.items, strict=True):
         kwargs = {"ending": True} if objective != "mlm" else {}
         good, bad = model.score([row["sentence_good"], row["sentence_bad"]], **kwargs)
-        assert (item["good"], item["bad"]) == pytest.approx((good, bad), abs=1e-4)
+        assert (item["good"], item["bad"]) == pytest.approx((good, bad), rel=1e-5, abs=1e-4)
         assert item["id"] == f"{row['UID']}/{row['pairID']}"
         same = row["sentence_good"] == row["sentence_bad"]
         assert item["correct"] == (not same and good > bad)

@@ -15,7 +15,7 @@ from lmzoo.checkpoints import SAME, read_checkpoint
 from lmzoo.data.store import Store
 from lmzoo.errors import LmzooError
 from lmzoo.ledger import Ledger
-from lmzoo.settings import TrainConfig
+from lmzoo.settings import TrainConfig, with_later_keys
 
 
 def read_trunk(config: TrainConfig, store: Store) -> Saved:
@@ -37,7 +37,7 @@ def read_trunk(config: TrainConfig, store: Store) -> Saved:
             "(checkpoint.branches): branch_from=RUN/checkpoints/branch-0.5.ckpt"
         )
     saved = Saved(path, read_checkpoint(path))
-    before, now = configs.with_later_keys(saved.content["lmzoo"]["config"]), configs.to_dict(config)
+    before, now = with_later_keys(saved.content["lmzoo"]["config"]), configs.to_dict(config)
     for section in (*SAME, "optimizer"):
         was, is_now = before[section], now[section]
         if was != is_now:

@@ -21,7 +21,7 @@ from lmzoo.errors import LmzooError
 from lmzoo.logs import settle_loggers
 from lmzoo.modules import LanguageModelModule
 from lmzoo.progress import say
-from lmzoo.settings import TrainConfig
+from lmzoo.settings import TrainConfig, with_later_keys
 from lmzoo.sharded_files import read_folder, read_whole
 
 FORMAT = 1
@@ -193,7 +193,7 @@ def refuse_another_run(
             "the corpus or the tokenizer file has changed since: put back the ones of the run"
         )
     record = saved.content["lmzoo"]
-    before, now = configs.with_later_keys(record["config"]), configs.to_dict(config)
+    before, now = with_later_keys(record["config"]), configs.to_dict(config)
     for section in SAME:
         if before[section] != now[section]:
             raise LmzooError(

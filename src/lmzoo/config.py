@@ -6,7 +6,6 @@ Importing this file costs neither torch nor Hydra: both come late, so that a ref
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,27 +216,6 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     except OverflowError as error:
         raise LmzooError(f"a number in it is too large ({str(error).splitlines()[0]})") from error
     return config
-
-
-def with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``to_dict`` gave in an earlier version, where the keys that came since have their defaults.
-
-    The one rule of what old runs are here: a new key's default is what was done before there was the key. So an old
-    run goes on, is branched from and is compared as what it is. Keys unknown to this version stay, and so does all of
-    a config whose model or objective is unknown.
-    """
-    model, objective = (values[section]["name"] for section in ("model", "objective"))
-    if model not in MODELS or objective not in OBJECTIVES:
-        return dict(values)
-    return _filled(to_dict(TrainConfig(model=MODELS[model](), objective=OBJECTIVES[objective]())), values)
-
-
-def _filled(defaults: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    found = {**defaults, **values}
-    for name, default in defaults.items():
-        if isinstance(default, dict) and isinstance(found[name], dict):
-            found[name] = _filled(default, found[name])
-    return found
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

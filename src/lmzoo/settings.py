@@ -6,13 +6,14 @@ Types and defaults only; nothing here imports torch, so that `--help` and a refu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lmzoo.data.config import DataConfig
 from lmzoo.data.ramp import RampConfig
-from lmzoo.nn.config import ModelConfig
-from lmzoo.objectives.config import ObjectiveConfig
+from lmzoo.nn.config import MODELS, ModelConfig
+from lmzoo.objectives.config import OBJECTIVES, ObjectiveConfig
 from lmzoo.text.config import TokenizerConfig
 
 
@@ -198,3 +199,24 @@ class TrainConfig:
     """Likewise, of every checkpoint of `checkpoint.log_spaced`: `evaluations/step-N/NAME.json`."""
     context: str | None = None
     """`past`, `full`, `apart` or `none`; derived: the first that the objective accepts and the model gives."""
+
+
+def with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.yaml` holds of an earlier version's run, where the keys that came since have their defaults.
+
+    The one rule of what old runs are here: a new key's default is what was done before there was the key. So an old
+    run goes on, is branched from and is compared as what it is. Keys unknown to this version stay, and so does all of
+    a config whose model or objective is unknown.
+    """
+    model, objective = (values[section]["name"] for section in ("model", "objective"))
+    if model not in MODELS or objective not in OBJECTIVES:
+        return dict(values)
+    return _filled(asdict(TrainConfig(model=MODELS[model](), objective=OBJECTIVES[objective]())), values)
+
+
+def _filled(defaults: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**defaults, **values}
+    for name, default in defaults.items():
+        if isinstance(default, dict) and isinstance(found[name], dict):
+            found[name] = _filled(default, found[name])
+    return found

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmzoo.config import with_later_keys
 from lmzoo.errors import LmzooError
+from lmzoo.settings import with_later_keys
 
 EVALUATIONS, TASKS = "evaluations", "finetune"
 """Folders in a run folder; see ``yardsticks.base`` and ``tasks.result``."""
