@@ -27,6 +27,7 @@ from pathlib import Path
 from benchmarks.measure import BOOKS, ROOT, SHARED, Report, parser
 from benchmarks.trainer import write_small_text
 from benchmarks.trainer_runs import Bench, CommandRun, Failed, quoted
+from lmzoo.errors import LmzooError
 from lmzoo.progress import progress
 from lmzoo.text.packed import open_unpacked
 
@@ -37,7 +38,7 @@ PUBLISHED = {
     "a decoder alone, 10 M words (the same)": 69.8,
     "GPT-2 small, 10 M words (BabyLM 2025)": 67.3,
 }
-STRAIGHT = str.maketrans("‘’“”", "''\"\"")
+STRAIGHT = {curly.encode(): straight.encode() for curly, straight in zip("‘’“”", "''\"\"", strict=True)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="lmzoo-blimp-") as name:
         try:
             measure(options, options.folder or Path(name))
-        except Failed as error:
+        except (Failed, LmzooError) as error:
             sys.exit(f"error: {error}")
 
 
@@ -214,10 +215,16 @@ def evaluated(run: Path, pairs: Path, reading: str | None) -> dict[str, float]:
 
 
 def with_straight_quotes(text: Path, to: Path) -> Path:
-    """A copy of a text, packed or not, whose quotes and apostrophes are those of a typewriter."""
-    with open_unpacked(text) as (lines, _), gzip.open(to, "wt", compresslevel=3, encoding="utf-8") as copy:
-        for line in lines:
-            copy.write(line.decode("utf-8").translate(STRAIGHT))
+    """A copy of a text, packed or not, whose quotes and apostrophes are those of a typewriter.
+
+    Raises:
+        LmzooError: the text cannot be read or is damaged.
+    """
+    with open_unpacked(text) as (lines, _), gzip.open(to, "wb", compresslevel=1) as copy:
+        for line in lines:  # bytes as they are, so that what is no UTF-8 is refused where a corpus is read
+            for curly, straight in STRAIGHT.items():
+                line = line.replace(curly, straight)
+            copy.write(line)
     return to
 
 
